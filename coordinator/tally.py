@@ -1,0 +1,125 @@
+"""Who reported what about one patch: one witness per identity with its bounded vote, one tally per hardware class.
+
+Gathers and sums; what follows from the sums is in `verdict`, the formulas are in `evidence`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from coordinator.evidence import Moments, Pair, Row, bounded, estimate, log_likelihood_ratio, moments, paired, total
+from coordinator.rule import Rule
+
+REPORTS_FOR_A_FACT = 2  # a crash or a failed exam is a fact about a patch when this many identities report it
+
+
+@dataclass(slots=True)
+class Witness:
+    """All that one identity reported about the patch."""
+
+    identity: str
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)  # by hardware class
+    crash_classes: frozenset[str] = frozenset()  # of machines on which it crashed and never finished
+    disqualified: bool = False
+    trials: int = 0
+    moments: Moments | None = None  # of all its pairs
+    vote: float | None = None
+    guards: dict[str, float] = field(default_factory=dict)  # per class with a pair, the vote for "worse by guard_delta"
+
+
+@dataclass(slots=True)
+class ClassTally:
+    """Identities that finished a pair on a hardware class, that only crashed on it, and the odds that it is worse."""
+
+    finishers: int
+    crashers: int
+    guard: float  # log odds of "worse by guard_delta"
+
+    def bad(self, rule: Rule) -> bool:
+        """The patch harms this class: a fact, not one identity's word."""
+        if not self.finishers:
+            return self.crashers >= REPORTS_FOR_A_FACT
+        return self.guard >= rule.guard_upper
+
+    def doubtful(self) -> bool:
+        """Somebody's trial crashed here and nobody has finished one."""
+        return not self.finishers and self.crashers > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClassGain:
+    """The gain on one hardware class, for display."""
+
+    hardware_class: str
+    identities: int
+    gain_bpb: float
+    standard_error: float
+    interval: tuple[float, float]
+
+
+def hear(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> list[Witness]:
+    """One witness per identity, in the order of their names, with its vote."""
+    heard: dict[str, Witness] = {}
+    for row in rows:
+        witness = heard.get(row.identity)
+        if witness is None:
+            witness = heard[row.identity] = Witness(row.identity)
+        witness.trials += row.trials
+        if row.disqualifications:
+            witness.disqualified = True
+        pair = paired(row, sigma, rule.tau_bpb)
+        if pair is not None:
+            witness.pairs.setdefault(row.hardware_class, []).append(pair)
+        elif row.crashes and not row.candidate:  # a result that waits for its baseline is neither
+            witness.crash_classes |= {row.hardware_class}
+    witnesses = [heard[identity] for identity in sorted(heard)]
+    for witness in witnesses:
+        _let_vote(witness, rule)
+    return witnesses
+
+
+def _let_vote(witness: Witness, rule: Rule) -> None:
+    if witness.pairs:
+        by_class = {name: moments(pairs) for name, pairs in witness.pairs.items()}
+        witness.moments = total(by_class.values())
+        witness.vote = bounded(log_likelihood_ratio(witness.moments, rule.delta_bpb), rule.eps, rule.cap)
+        witness.guards = {name: worse(own, rule.guard_delta_bpb, rule.eps, rule.cap) for name, own in by_class.items()}
+    elif witness.crash_classes:
+        witness.vote = rule.alarm
+    if witness.disqualified:
+        witness.vote = rule.alarm if witness.vote is None else min(witness.vote, rule.alarm)
+
+
+def worse(own: Moments, delta_bpb: float, eps: float, cap: float) -> float:
+    """One identity's vote for "worse by delta"."""
+    return bounded(log_likelihood_ratio(own, -delta_bpb), eps, cap)
+
+
+def tally_classes(witnesses: Iterable[Witness]) -> dict[str, ClassTally]:
+    """One tally for every class on which somebody finished or crashed."""
+    guards: dict[str, list[float]] = {}
+    crashers: dict[str, int] = {}
+    for witness in witnesses:
+        for name, guard in witness.guards.items():
+            guards.setdefault(name, []).append(guard)
+        for name in witness.crash_classes:
+            crashers[name] = crashers.get(name, 0) + 1
+    return {
+        name: ClassTally(len(guards.get(name, ())), crashers.get(name, 0), math.fsum(guards.get(name, ())))
+        for name in sorted(guards.keys() | crashers.keys())
+    }
+
+
+def class_gains(witnesses: Iterable[Witness], scale_bpb: float) -> tuple[ClassGain, ...]:
+    """The pooled gain on every class with a finished pair, by name. `scale_bpb`: see `evidence.interval`."""
+    pairs: dict[str, list[Pair]] = {}
+    identities: dict[str, int] = {}
+    for witness in witnesses:
+        for name, own in witness.pairs.items():
+            pairs.setdefault(name, []).extend(own)
+            identities[name] = identities.get(name, 0) + 1
+    gains = []
+    for name in sorted(pairs):
+        pooled = estimate(pairs[name], scale_bpb)
+        gains.append(ClassGain(name, identities[name], pooled.gain_bpb, pooled.standard_error, pooled.interval))
+    return tuple(gains)

@@ -1,0 +1,319 @@
+"""Decides about one patch from all that is known of it: "bounded votes". Pure: the same rows, in any order, give the
+same decision, so that anyone can recompute it from the ledger.
+
+Every identity that ran the patch casts one vote: the odds that its paired differences come from a patch that helps by
+delta rather than from one that does nothing, never stronger than `cap` : 1 for nor 1 : 1/`eps` against. Votes multiply.
+
+Guarantees of the default rule, whatever anybody signs: two identities never promote a patch; one identity never ends
+a good one (it can park it, which is resumable, or delay it); a patch that helps nobody is promoted with probability
+at most alpha, looked at as often as one likes (Ville's inequality), times cap for every voter that lies.
+
+Left out: which identities may vote (`trust`; give only rows that count: not the author's own machines, nobody in
+quarantine), what runs next (`planning`), and merging a winner onto a best that moved, which may still be a conflict.
+"""
+
+import enum
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from coordinator.audit import Audit, audit
+from coordinator.evidence import EvidenceError, Row, estimate, shrunk
+from coordinator.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
+from coordinator.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness, class_gains, hear, tally_classes
+
+__all__ = [
+    "DEFAULT", "FAST", "PATIENT", "PRESETS", "SOLO", "STRICT", "Audit", "ClassGain", "Decision", "EvidenceError", "Row",
+    "Rule", "RuleError", "Verdict", "Vote", "audit", "baselines_wanted", "decide", "wanted_in_flight",
+]  # fmt: skip
+
+SLACK = 1e-9  # log odds this close to a bound have reached it: rounding must not cost a volunteer's run
+MAX_LOG_ODDS_SHOWN = 700.0  # `Decision.odds` stops here; a float overflows a little later
+
+
+class Verdict(enum.StrEnum):
+    """What became of a patch, in the words users see."""
+
+    OPEN = "open"  # go on
+    PROMOTED = "promoted"  # from `decide`: it has won; merging it onto the best may still end in a conflict
+    PARKED = "parked"  # no more trials for now; may be resumed, the evidence stays valid
+    REJECTED = "rejected"
+    REGRESSED = "regressed"  # worse, or crashing, on a hardware class
+    CRASHED = "crashed"
+    DISQUALIFIED = "disqualified"
+    INCONCLUSIVE = "inconclusive"
+    CONFLICT = "conflict"  # does not merge onto the new best; given by the lineage
+    WITHDRAWN = "withdrawn"  # given by the author
+
+
+class Vote(NamedTuple):
+    """What one identity says. Gain and sd are None where it only saw the patch crash or fail its exam."""
+
+    identity: str
+    log_odds: float
+    gain_bpb: float | None
+    sd_bpb: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict with all that led to it. Bits per byte throughout; gains are None before the first finished pair."""
+
+    verdict: Verdict
+    log_odds: float  # "the patch helps" : "it does nothing"
+    odds: float
+    upper: float  # log odds that win
+    park: float  # log odds below which no more trials are spent
+    lower: float  # log odds that reject for good
+    votes: tuple[Vote, ...]  # by identity
+    gain_bpb: float | None  # robust mean
+    standard_error: float | None
+    interval: tuple[float, float] | None  # 95 %, valid whenever one looks
+    shrunk_gain_bpb: float | None  # what to expect of the gain after having been selected for it
+    class_gains: tuple[ClassGain, ...]  # by hardware class
+    identities: int  # with a finished pair
+    hangs_on: tuple[str, ...]  # identities without any one of which the verdict would be another
+    classes: tuple[str, ...]  # hardware classes with a finished pair
+    trials: int  # of the candidate, however they ended
+    bad_classes: tuple[str, ...]  # worse, or crashing for several identities
+    doubts: tuple[str, ...]  # what one identity reported and nobody has confirmed or refuted
+    progress: float  # 0..1 of the way to winning
+    sentence: str  # for a volunteer
+
+    def to_json(self) -> dict[str, object]:
+        """Plain dicts, lists or tuples, numbers, strings and None; numbers exact."""
+        votes = [vote._asdict() for vote in self.votes]
+        return {**asdict(self), "verdict": self.verdict.value, "votes": votes}
+
+
+class _Counts(NamedTuple):
+    """What the verdict looks at, and nothing else."""
+
+    log_odds: float
+    finishers: int  # identities with a finished pair
+    crashers: int  # identities with a machine on which it only crashed
+    disqualifiers: int
+    classes: int  # with a finished pair
+    bad: int  # classes
+    doubtful: int  # classes
+    trials: int  # that count towards the limit
+
+
+def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT) -> Decision:
+    """What to do with a patch now. `sigma`: noise in bpb of one trial, per hardware class.
+
+    The first test that holds gives the verdict:
+
+    0. two identities saw the exam fail                              disqualified
+    1. no finished pair, and two identities saw a crash              crashed
+    2. log odds at or below ln(beta)                                 rejected
+    3. a class is worse by guard_delta at odds of 1/guard_alpha, or
+       two identities of it saw crashes and nobody finished there    regressed
+    4. log odds at ln(1/alpha), enough identities and classes, and
+       no doubt left (or the trial limit reached without an answer)  promoted
+    5. log odds below park                                           parked
+    6. the trial limit is reached                                    inconclusive
+    7. otherwise                                                     open
+
+    Exam: an honest model never fails it, but a cheat may pass it by luck, so two failures count however many others
+    finished; one may be a lie, so it only votes against like a crash (or worse, where the identity's own numbers are
+    worse) and holds a promotion back. So does a class on which one identity crashed and nobody finished. Such a
+    doubt ends with the trial limit: else one identity, naming a class that only it has, could stop any patch.
+
+    Raises:
+        EvidenceError: `sigma` lacks a class that has a finished pair, or holds an impossible noise.
+    """
+    witnesses = hear(rows, sigma, rule)
+    classes = tally_classes(witnesses)
+    counts = _count(witnesses, classes, rule)
+    verdict = _judge(counts, rule)
+    pairs = [pair for witness in witnesses for pairs in witness.pairs.values() for pair in pairs]
+    pooled = estimate(pairs, rule.display_scale_bpb) if pairs else None
+    bad_classes = tuple(sorted(name for name, tally in classes.items() if tally.bad(rule)))
+    doubts = _doubts(witnesses, classes, counts)
+    return Decision(
+        verdict=verdict,
+        log_odds=counts.log_odds,
+        odds=math.exp(min(counts.log_odds, MAX_LOG_ODDS_SHOWN)),
+        upper=rule.upper,
+        park=rule.park,
+        lower=rule.lower,
+        votes=tuple(_vote(witness, vote) for witness in witnesses if (vote := witness.vote) is not None),
+        gain_bpb=pooled.gain_bpb if pooled else None,
+        standard_error=pooled.standard_error if pooled else None,
+        interval=pooled.interval if pooled else None,
+        shrunk_gain_bpb=shrunk(pooled.gain_bpb, pooled.standard_error**-2, rule.delta_bpb) if pooled else None,
+        class_gains=class_gains(witnesses, rule.display_scale_bpb),
+        identities=counts.finishers,
+        hangs_on=tuple(w.identity for w in witnesses if _judge(_without(w, counts, classes, rule), rule) != verdict),
+        classes=tuple(sorted(name for name, tally in classes.items() if tally.finishers)),
+        trials=sum(witness.trials for witness in witnesses),
+        bad_classes=bad_classes,
+        doubts=doubts,
+        progress=max(0.0, min(1.0, counts.log_odds / rule.upper)),
+        sentence=_sentence(verdict, counts, bad_classes, doubts, rule),
+    )
+
+
+def wanted_in_flight(log_odds: float, upper: float) -> int:
+    """How many trials of a candidate may run at once: more of them the likelier that all of them will be needed."""
+    if log_odds < 0.7:
+        return 1
+    if log_odds < 2.0:
+        return 2
+    return max(2, math.ceil((upper - log_odds) / 1.5))
+
+
+def baselines_wanted(candidate_runs: int, least: int = 1, most: int = 6) -> int:
+    """Baseline trials a machine should have on a best before its next candidate trial: the square-root rule."""
+    return min(most, max(least, int(math.sqrt(candidate_runs) + 0.5)))
+
+
+def _judge(counts: _Counts, rule: Rule) -> Verdict:
+    """The tests of `decide`, in their order."""
+    spent = counts.trials >= rule.max_trials
+    if counts.disqualifiers >= REPORTS_FOR_A_FACT:
+        return Verdict.DISQUALIFIED
+    if not counts.finishers and counts.crashers >= REPORTS_FOR_A_FACT:
+        return Verdict.CRASHED
+    if counts.log_odds <= rule.lower + SLACK:
+        return Verdict.REJECTED
+    if counts.bad and counts.finishers:
+        return Verdict.REGRESSED
+    if _enough(counts, rule) and (spent or not (counts.doubtful or counts.disqualifiers)):
+        return Verdict.PROMOTED
+    if counts.log_odds < rule.park:
+        return Verdict.PARKED
+    return Verdict.INCONCLUSIVE if spent else Verdict.OPEN
+
+
+def _enough(counts: _Counts, rule: Rule) -> bool:
+    return (
+        counts.log_odds >= rule.upper - SLACK
+        and counts.finishers >= rule.min_identities
+        and counts.classes >= rule.min_classes
+    )
+
+
+def _count(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], rule: Rule) -> _Counts:
+    limit = rule.max_trials_per_identity
+    return _Counts(
+        log_odds=math.fsum(witness.vote for witness in witnesses if witness.vote is not None),
+        finishers=sum(1 for witness in witnesses if witness.pairs),
+        crashers=sum(1 for witness in witnesses if witness.crash_classes),
+        disqualifiers=sum(1 for witness in witnesses if witness.disqualified),
+        classes=sum(1 for tally in classes.values() if tally.finishers),
+        bad=sum(1 for tally in classes.values() if tally.bad(rule)),
+        doubtful=sum(1 for tally in classes.values() if tally.doubtful()),
+        trials=sum(min(witness.trials, limit) for witness in witnesses),
+    )
+
+
+def _without(witness: Witness, counts: _Counts, classes: Mapping[str, ClassTally], rule: Rule) -> _Counts:
+    """The counts if this identity had reported nothing. Touches only its own classes, so that asking it of every
+    identity costs no more than the decision itself."""
+    finished = bad = doubtful = 0  # changes
+    for name, guard in witness.guards.items():
+        now = classes[name]
+        then = ClassTally(now.finishers - 1, now.crashers - (name in witness.crash_classes), now.guard - guard)
+        finished -= not then.finishers
+        bad += then.bad(rule) - now.bad(rule)
+        doubtful += then.doubtful()
+    for name in witness.crash_classes:
+        if name not in witness.guards:
+            now = classes[name]
+            then = ClassTally(now.finishers, now.crashers - 1, now.guard)
+            bad += then.bad(rule) - now.bad(rule)
+            doubtful += then.doubtful() - now.doubtful()
+    return _Counts(
+        log_odds=counts.log_odds - (witness.vote or 0.0),
+        finishers=counts.finishers - bool(witness.pairs),
+        crashers=counts.crashers - bool(witness.crash_classes),
+        disqualifiers=counts.disqualifiers - witness.disqualified,
+        classes=counts.classes + finished,
+        bad=counts.bad + bad,
+        doubtful=counts.doubtful + doubtful,
+        trials=counts.trials - min(witness.trials, rule.max_trials_per_identity),
+    )
+
+
+def _vote(witness: Witness, log_odds: float) -> Vote:
+    if witness.moments is None:
+        return Vote(witness.identity, log_odds, None, None)
+    information, score = witness.moments
+    return Vote(witness.identity, log_odds, score / information, information**-0.5)
+
+
+def _doubts(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], counts: _Counts) -> tuple[str, ...]:
+    doubts = [
+        f"crashed on {name}" for name, tally in sorted(classes.items()) if tally.doubtful() and tally.crashers == 1
+    ]
+    if counts.disqualifiers == 1:
+        doubts += [f"failed the exam of {witness.identity}" for witness in witnesses if witness.disqualified]
+    return tuple(doubts)
+
+
+def _sentence(
+    verdict: Verdict, counts: _Counts, bad_classes: Sequence[str], doubts: Sequence[str], rule: Rule
+) -> str:  # fmt: skip
+    now = f"{_signed(counts.log_odds)} of {_signed(rule.upper)}"
+    odds = _odds(counts.log_odds)
+    match verdict:
+        case Verdict.DISQUALIFIED:
+            return f"disqualified: its model failed the exam of {_many(counts.disqualifiers, 'volunteer')}"
+        case Verdict.CRASHED:
+            return f"crashed for {_many(counts.crashers, 'volunteer')} and finished for nobody"
+        case Verdict.REJECTED:
+            return f"rejected: the odds that it helps fell to {odds}"
+        case Verdict.REGRESSED:
+            return f"regressed: worse, or crashing, on {', '.join(bad_classes)}"
+        case Verdict.PROMOTED:
+            volunteers, classes = _many(counts.finishers, "volunteer"), _many(counts.classes, "kind")
+            return f"won: {volunteers} on {classes} of hardware put the odds that it helps at {odds}"
+        case Verdict.PARKED if doubts and not counts.finishers:
+            return f"parked: {doubts[0]}; a second such report elsewhere would end it"
+        case Verdict.PARKED:
+            return f"parked at odds of {odds}: no more electricity for now, may be resumed"
+        case Verdict.INCONCLUSIVE:
+            return f"inconclusive: neither won nor lost when its {rule.max_trials} trials were spent; ended at {now}"
+    if _enough(counts, rule):
+        return f"ahead, but {doubts[0]}: needs another machine to confirm or refute that; now {now}"
+    return f"needs {_missing(counts, rule)}; now {now}"
+
+
+def _missing(counts: _Counts, rule: Rule) -> str:
+    """The least that could still make it win."""
+    classes = max(0, rule.min_classes - counts.classes)
+    votes = math.ceil((rule.upper - counts.log_odds) / math.log(rule.cap) - SLACK)
+    machines = max(votes, rule.min_identities - counts.finishers, classes, 1)
+    if not classes:
+        return _many(machines, "more machine")
+    if classes == machines:
+        return f"{_many(machines, 'more machine')} of {_many(classes, 'other kind', bare=True)}"
+    return f"{_many(machines, 'more machine')}, {classes} of {_many(classes, 'other kind', bare=True)}"
+
+
+def _many(count: int, noun: str, *, bare: bool = False) -> str:
+    plural = noun if count == 1 else f"{noun}s"
+    if bare:
+        return f"another {plural.removeprefix('other ')}" if count == 1 else plural
+    return f"{count} {plural}"
+
+
+def _odds(log_odds: float) -> str:
+    if log_odds < 0.0:
+        return f"1 : {_figure(-log_odds)}"
+    return f"{_figure(log_odds)} : 1"
+
+
+def _figure(log_odds: float) -> str:
+    """e^x for people: one decimal while that says something, no seven-digit precision."""
+    if log_odds > math.log(1e6):
+        return "over 1,000,000"
+    odds = math.exp(log_odds)
+    return f"{odds:.1f}" if odds < 9.95 else f"{odds:,.0f}"
+
+
+def _signed(log_odds: float) -> str:
+    return f"{round(log_odds, 1) + 0.0:+.1f}"  # + 0.0: no "-0.0"

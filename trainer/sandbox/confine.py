@@ -1,0 +1,73 @@
+"""What the candidate's process does to itself before it becomes the candidate; each step can only be tightened later.
+
+In order: a session of its own, death with its supervisor, first choice of the out-of-memory killer, no inherited
+descriptors, resource limits, no privileges and no way to gain any, Landlock, the system-call filter, exec. Any step
+that fails ends the start: nothing runs half-protected. Leaves out what must be watched from outside: `supervisor.py`.
+"""
+
+import os
+import resource
+
+from trainer.sandbox import kernel, landlock, seccomp
+from trainer.sandbox.syscalls import ARCHITECTURES
+
+# What programs read about themselves. Not the whole folder: `net` beneath it shows the machine's connections.
+OWN_PROC = ("maps", "smaps", "stat", "statm", "status", "cmdline", "auxv", "limits", "cgroup", "fd", "fdinfo")
+_GIB = 1 << 30
+_OPEN_FILES = 1024
+_THREADS_OF_A_PERSON = 8192
+# Libraries map far more than they use: address space is bounded loosely, memory itself by RLIMIT_DATA and the watch.
+_ADDRESS_SPACE_SLACK = 16 * _GIB
+
+
+def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ignore[type-arg] # from marshal
+    """Turn this forked process into the candidate. Returns only by raising OSError or ValueError.
+
+    report: written this process's number, then closed by the exec. go: read until the supervisor has what it needs.
+    """
+    os.setsid()
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
+    with open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - pathlib doubles the launcher's start-up
+        score.write("1000")
+    os.write(report, os.readlink("/proc/self").encode() + b"\n")  # noqa: PTH115 - likewise
+    if os.read(go, 1) != b"g":
+        raise OSError("the supervisor is gone")
+    close_all_but({0, 1, 2, report, *settings["pass_fds"]})
+    os.chdir(settings["write_dir"])
+    _limit(settings)
+    kernel.default_signals()
+    kernel.drop_capabilities(ARCHITECTURES[os.uname().machine][1]["capset"])
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    landlock.restrict(settings["rules"] + [(f"/proc/self/{name}", landlock.READ) for name in OWN_PROC])
+    signals = settings["pid_namespace"] or landlock.scopes_signals()
+    seccomp.install(seccomp.Filter(os.getpid(), settings["processes"], signals=signals, gpu=settings["gpu"]))
+    os.execve(settings["argv"][0], settings["argv"], settings["env"])  # noqa: S606 - no shell is wanted
+
+
+def close_all_but(kept: set[int]) -> None:
+    """Close every descriptor but these."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib doubles the launcher's start-up
+        if int(name) not in kept:
+            try:  # noqa: SIM105 - contextlib doubles the launcher's start-up
+                os.close(int(name))
+            except OSError:
+                pass  # the descriptor that listed the folder
+
+
+def _limit(settings: dict) -> None:  # type: ignore[type-arg]
+    memory, cpu = settings["memory_bytes"], settings["cpu_s"]
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: settings["file_bytes"],
+        resource.RLIMIT_NOFILE: _OPEN_FILES,
+        resource.RLIMIT_CPU: cpu,
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_MEMLOCK: memory,
+        resource.RLIMIT_NPROC: _THREADS_OF_A_PERSON,
+    }
+    if not settings["gpu"]:  # GPU drivers reserve terabytes of address space
+        limits[resource.RLIMIT_AS] = memory + _ADDRESS_SPACE_SLACK
+    for kind, value in limits.items():
+        _, hard = resource.getrlimit(kind)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))

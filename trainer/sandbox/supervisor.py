@@ -1,0 +1,184 @@
+"""The process between the trusted parent and the candidate: starts it, watches it, and leaves nothing of it behind.
+
+How no process survives. Every process of the candidate is in one session and one process group, made before its first
+instruction, and the filter lets none of them leave (`seccomp.py`). One `kill` to that group is atomic in the kernel: a
+process that is forking at that moment either does not get its child or has it killed too, so a fork bomb cannot outrun
+it. This process is the "child subreaper" of the tree: daemons come back to it, and when it has no child left, none is
+alive. Where a pid namespace is allowed the kernel adds its own guarantee: when the namespace's first process ends, so
+does everything in it.
+
+Who ends it. The parent's word, the parent's death (its end of the channel closes, whatever killed it), the end of the
+candidate's first process, a broken bound. Should this process itself be killed, the candidate's first process dies with
+it (PR_SET_PDEATHSIG), with a pid namespace all do, and the parent, finding the channel closed, kills the group.
+
+Channel: one stream socket. Down: the settings, marshalled, their length first; then `k` to kill, `u` to ask the usage.
+Up, lines: `started PID PROTECTION`, `failed WHY`, `usage CPU_S PEAK_BYTES`, `ended STATUS CPU_S PEAK_BYTES BOUND`.
+Runs without Python's site and imports little: its start is part of every trial's.
+"""
+
+import marshal
+import os
+import select
+import time
+
+from trainer.sandbox import confine, kernel, landlock, namespaces
+from trainer.sandbox.watch import ENTRIES_MAX, TOTAL_PER_FILE, Tree, folder_bytes
+
+_INTERVAL_S = 0.05
+_FOLDER_INTERVAL_S = 0.25
+_FOLDER_SHARE = 20  # looking at the folder may take one part in so many of the time
+
+
+def main(channel: int) -> None:
+    """Run one candidate to its end."""
+    settings = _receive(channel)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    os.set_inheritable(channel, False)
+    try:
+        supervisor = Supervisor(channel, settings)
+    except (OSError, ValueError) as error:
+        _say(channel, f"failed {error}")
+        _reap()
+        return
+    supervisor.run()
+
+
+class Supervisor:
+    """One candidate, from start to end."""
+
+    def __init__(self, channel: int, settings: dict) -> None:  # type: ignore[type-arg] # from marshal
+        """Start the candidate. Raises OSError, with the reason, where any protection could not be had."""
+        self._channel = channel
+        self._settings = settings
+        settings["pid_namespace"] = settings["namespaces"] and namespaces.enter()
+        report, reporting = os.pipe()
+        going, go = os.pipe()
+        self._start = namespaces.start(settings, reporting, going)
+        os.close(reporting)
+        os.close(going)
+        self._candidate = int(_line(report) or 0)
+        # While these are open the kernel keeps the entries that Landlock's rules are tied to.
+        self._pins = [os.open(f"/proc/{self._candidate}/{name}", os.O_PATH) for name in confine.OWN_PROC]
+        os.write(go, b"g")
+        os.close(go)
+        _let_go(settings["pass_fds"])
+        failure = _line(report)
+        if failure:
+            raise OSError(failure)
+        os.close(report)
+        self._tree = Tree(self._candidate, alone=settings["processes"] == 1)
+        _say(channel, f"started {self._candidate} {_protection(settings)}")
+
+    def run(self) -> None:
+        """Watch until something ends it, end all of it, and say how it went."""
+        bound = self._watch()
+        status, cpu_s = self._end()
+        cpu_s = max(cpu_s, self._tree.cpu_s())
+        _say(self._channel, f"ended {status} {cpu_s:.3f} {self._tree.peak_memory_bytes} {bound or '-'}")
+
+    def _watch(self) -> str | None:
+        ended = os.pidfd_open(self._start.first)
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.register(self._channel, select.POLLIN)
+        folder_due_at = 0.0
+        while True:
+            ready = {number for number, _ in poll.poll(_INTERVAL_S * 1000)}
+            if ended in ready:
+                return None
+            if self._channel in ready and not self._obey():
+                return None
+            bound = self._tree.broken_bound(self._settings)
+            now = time.monotonic()
+            if bound is None and now >= folder_due_at:
+                bound = self._folder_bound()
+                folder_due_at = now + max(_FOLDER_INTERVAL_S, _FOLDER_SHARE * (time.monotonic() - now))
+            if bound is not None:
+                return bound
+
+    def _obey(self) -> bool:
+        """One word from the parent; False when it wants the end, or is no more."""
+        word = os.read(self._channel, 1)
+        if word == b"u":
+            _say(self._channel, f"usage {self._tree.cpu_s():.3f} {self._tree.peak_memory_bytes}")
+            return True
+        return False
+
+    def _folder_bound(self) -> str | None:
+        try:
+            size, entries = folder_bytes(self._settings["write_dir"])
+        except OSError:
+            return "disk"  # it made something that cannot be looked into
+        size += self._tree.open_deleted_bytes()
+        return "disk" if size > TOTAL_PER_FILE * self._settings["file_bytes"] or entries > ENTRIES_MAX else None
+
+    def _end(self) -> tuple[int, float]:
+        """Kill whatever is left and wait for each; the first process's status and the processor time of all."""
+        self._tree.broken_bound(self._settings)
+        status, cpu_s = -kernel.SIGKILL, 0.0
+        self._start.kill(self._candidate)
+        while True:
+            try:
+                pid, raw, used = os.wait4(-1, 0)
+            except ChildProcessError:
+                return status, cpu_s
+            cpu_s += used.ru_utime + used.ru_stime
+            if pid == self._start.first:
+                status = self._start.status(raw)
+
+
+def _receive(channel: int) -> dict:  # type: ignore[type-arg]
+    length = int.from_bytes(_exactly(channel, 4), "big")
+    settings = marshal.loads(_exactly(channel, length))  # noqa: S302 - from the parent, over a private socket
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _exactly(channel: int, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        piece = os.read(channel, length - len(data))
+        if not piece:
+            raise SystemExit
+        data += piece
+    return data
+
+
+def _line(pipe: int) -> str:
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = os.read(pipe, 1)
+        if not piece:
+            break
+        data += piece
+    return data.decode(errors="replace").strip()
+
+
+def _say(channel: int, line: str) -> None:
+    try:  # noqa: SIM105 - contextlib doubles the launcher's start-up
+        os.write(channel, line.replace("\n", " ").encode() + b"\n")
+    except OSError:
+        pass  # the parent is no more
+
+
+def _let_go(pass_fds: list[int]) -> None:
+    """Close what is the candidate's alone, so that its end of a pipe closes when it does."""
+    nothing = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    for number in pass_fds:
+        os.close(number)
+
+
+def _protection(settings: dict) -> str:  # type: ignore[type-arg]
+    signals = " with signals" if landlock.scopes_signals() else ""
+    namespaced = "namespaces, " if settings["pid_namespace"] else ""
+    return f"{namespaced}Landlock {landlock.abi()}{signals}, system-call filter"
+
+
+def _reap() -> None:
+    while True:
+        try:
+            os.wait4(-1, 0)
+        except ChildProcessError:
+            return

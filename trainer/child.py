@@ -1,0 +1,136 @@
+"""What runs inside the sandbox: `python -m trainer.child train|exam READ_FD WRITE_FD`.
+
+Imports torch, waits for the parent's orders on one pipe and answers on another. It loads the candidate's source and from then
+on is the candidate: nothing it says is believed. Deciding anything is the parent's business (`feed.py`, `examiner.py`).
+"""
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from trainer.session import Config, Session, save_weights
+from trainer.wire import Frame, read_frame, write_frame
+
+MAX_ORDER_BYTES = 1 << 28
+EXIT_FAILED = 3
+
+
+class CandidateError(Exception):
+    """The source does not offer what a trial needs."""
+
+
+def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
+    """Run the candidate's `main` and hand over the weights of the model it returns."""
+    seed = int(orders["seed"])
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (for candidates that draw from numpy's global state)
+    session = Session(
+        _config(orders),
+        seed=seed,
+        budget_s=float(orders["budget_s"]),
+        max_rows=int(orders["max_rows"]),
+        read_fd=read_fd,
+        write_fd=write_fd,
+    )
+    source = _load_source(Path(orders["source"]))
+    _offered(source, "build_model")
+    model = _offered(source, "main")(session)
+    if not isinstance(model, torch.nn.Module):
+        raise CandidateError("main(session) must return the trained model")
+    save_weights(model, Path(orders["weights"]))
+    write_frame(write_fd, Frame({"kind": "weights"}))
+
+
+def exam(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
+    """Load the weights through the candidate's `build_model` and answer the parent's questions until it hangs up."""
+    config = _config(orders)
+    model = _offered(_load_source(Path(orders["source"])), "build_model")(config)
+    _load_weights(model, Path(orders["weights"]))
+    model.to(config.device).eval()
+    write_frame(write_fd, Frame({"kind": "ready"}))
+    with torch.inference_mode():
+        while (question := read_frame(read_fd, MAX_ORDER_BYTES)) is not None:
+            write_frame(write_fd, _answer(model, config, question))
+
+
+def _answer(model: torch.nn.Module, config: Config, question: Frame) -> Frame:
+    """`rows`: (n, T+1) tokens -> (n, T) losses in nats. `prefix`: (t,) tokens -> (vocab,) logits after the last."""
+    tokens = torch.from_numpy(np.frombuffer(question.payload, dtype="<u2").astype(np.int64)).to(config.device)
+    if question.kind == "prefix":
+        logits = model(tokens[None])[0, -1]
+        return Frame({"kind": "logits"}, logits.float().cpu().numpy().astype("<f4").tobytes())
+    rows = tokens.view(int(question.header["rows"]), -1)
+    logits = model(rows[:, :-1]).float()
+    losses = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+    return Frame({"kind": "losses"}, losses.cpu().numpy().astype("<f4").tobytes())
+
+
+def _config(orders: Mapping[str, Any]) -> Config:
+    torch.set_num_threads(int(orders["threads"]))
+    return Config(
+        vocab_size=int(orders["vocab_size"]),
+        sequence_len=int(orders["sequence_len"]),
+        bos_id=int(orders["bos_id"]),
+        device=torch.device(str(orders["device"])),
+    )
+
+
+def _load_source(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _offered(source: ModuleType, name: str) -> Callable[..., Any]:
+    found = getattr(source, name, None)
+    if not callable(found):
+        raise CandidateError(f"train.py has no function {name}(...)")
+    return found
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except RuntimeError as error:
+        raise CandidateError(f"the weights do not fit build_model: {error}") from error
+
+
+def _failure(error: BaseException) -> Frame:
+    text = f"{type(error).__name__}: {error}" if not isinstance(error, CandidateError) else str(error)
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return Frame({"kind": "failed", "reason": text[:1000], "out_of_memory": short})
+
+
+def main() -> int:
+    role, read_fd, write_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    orders = read_frame(read_fd, MAX_ORDER_BYTES)
+    if orders is None:
+        return 0  # no longer needed
+    try:
+        {"train": train, "exam": exam}[role](orders.header, read_fd, write_fd)
+    except BaseException as error:  # noqa: BLE001  (a candidate may raise anything, SystemExit included)
+        traceback.print_exc()
+        write_frame(write_fd, _failure(error))
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the work is handed over: waiting for the candidate's threads gains nothing

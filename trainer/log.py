@@ -1,0 +1,34 @@
+"""What a child printed: bounded, and harmless to show in a terminal."""
+
+import re
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
+# Everything that moves a cursor, reverses text or hides itself: C0 but newline and tab, DEL, C1, bidi and zero-width.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+
+
+class LogTail:
+    """Keeps the last `limit_bytes` of a stream, however much is written."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > 2 * self._limit_bytes:  # trimmed now and then, not at every write
+            del self._data[: -self._limit_bytes]
+
+    def text(self) -> str:
+        return printable(bytes(self._data[-self._limit_bytes :]).decode("utf-8", "replace"))
+
+
+def printable(text: str) -> str:
+    """The text without escape sequences and control characters; newlines and tabs stay."""
+    return _UNSAFE.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """The text fit for a one-line reason: printable, single spaces, at most `limit` characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

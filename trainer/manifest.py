@@ -1,0 +1,181 @@
+"""The manifest of a prepared data set: what the files are, and whether they still are that.
+
+Reads and verifies; `prepare.py` writes. A challenge pins a manifest by the sha256 of its file, and the manifest pins every
+other file, so two machines with the same pin train and examine on the same bytes.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from trainer.errors import DataDamagedError, DataMissingError, WrongDataError
+from trainer.tokenizer import Tokenizer, tokenizer_from_json
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+VAL_NAME = "val.bin"
+RESERVE_NAME = "reserve.bin"
+FORMAT = 1
+MAX_MANIFEST_BYTES = 1_000_000
+MAX_TOKENIZER_BYTES = 16_000_000
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One flat array of training tokens, memory-mapped, and where its documents begin.
+
+    `tokens` is (n,) uint16 without BOS; document i is `tokens[offsets[i] : offsets[i + 1]]`; `offsets` is uint64.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A verified data set. `sha256` is that of the manifest file itself, the name by which a challenge pins it."""
+
+    data_dir: Path
+    sha256: str
+    dataset: str
+    vocab_size: int
+    bos_id: int
+    sequence_len: int  # tokens a model sees at once; a stored row has one more
+    exam_rows: int  # how many rows of the validation file every exam uses, evenly spread
+    train_shards: tuple[str, ...]  # stems: NAME.bin holds tokens, NAME.idx document offsets
+    files: Mapping[str, str] = field(repr=False)  # file name -> sha256
+
+    @property
+    def row_tokens(self) -> int:
+        return self.sequence_len + 1
+
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer_from_json((self.data_dir / TOKENIZER_NAME).read_bytes())
+
+    def shards(self) -> tuple[Shard, ...]:
+        return tuple(
+            Shard(
+                np.memmap(self.data_dir / f"{stem}.bin", dtype="<u2", mode="r"),
+                np.memmap(self.data_dir / f"{stem}.idx", dtype="<u8", mode="r"),
+            )
+            for stem in self.train_shards
+        )
+
+    def val_rows(self) -> np.ndarray:
+        """(exam_rows, row_tokens) uint16: the fixed rows of every exam, each BOS and then consecutive text."""
+        rows = self._rows(VAL_NAME)
+        return rows[np.arange(self.exam_rows) * len(rows) // self.exam_rows]
+
+    def reserve_rows(self) -> np.ndarray:
+        """(n, row_tokens) uint16: rows of a book that no exam of a candidate uses."""
+        return self._rows(RESERVE_NAME)
+
+    def _rows(self, name: str) -> np.ndarray:
+        return np.memmap(self.data_dir / name, dtype="<u2", mode="r").reshape(-1, self.row_tokens)
+
+
+def load_manifest(data_dir: Path, expected_sha256: str | None = None) -> Manifest:
+    """Read the manifest of `data_dir` and check every file it names.
+
+    A file once checked is not read again by this process while its inode, size and modification time stay the same.
+
+    Raises:
+        DataMissingError: there is no manifest, or a file it names is not there.
+        DataDamagedError: a file differs from its sha256, or the manifest cannot be understood.
+        WrongDataError: `expected_sha256` names another manifest.
+    """
+    path = data_dir / MANIFEST_NAME
+    content = _read_bounded(path, MAX_MANIFEST_BYTES)
+    found = hashlib.sha256(content).hexdigest()
+    if expected_sha256 is not None and found != expected_sha256:
+        raise WrongDataError(data_dir, expected_sha256, found)
+    manifest = _parse(data_dir, found, content)
+    for name, sha256 in manifest.files.items():
+        _check_file(data_dir / name, sha256)
+    return manifest
+
+
+def manifest_bytes(fields: Mapping[str, object]) -> bytes:
+    """The one way a manifest is written: the same fields give the same bytes."""
+    return (json.dumps({"format": FORMAT, **fields}, ensure_ascii=True, indent=1, sort_keys=True) + "\n").encode(
+        "ascii"
+    )
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _parse(data_dir: Path, sha256: str, content: bytes) -> Manifest:
+    path = data_dir / MANIFEST_NAME
+    try:
+        fields = json.loads(content)
+        if fields["format"] != FORMAT:
+            raise DataDamagedError(path, f"has format {fields['format']!r}, not {FORMAT}")
+        files = {str(name): str(digest) for name, digest in fields["files"].items()}
+        manifest = Manifest(
+            data_dir=data_dir,
+            sha256=sha256,
+            dataset=str(fields["dataset"]),
+            vocab_size=int(fields["vocab_size"]),
+            bos_id=int(fields["bos_id"]),
+            sequence_len=int(fields["sequence_len"]),
+            exam_rows=int(fields["exam_rows"]),
+            train_shards=tuple(str(stem) for stem in fields["train_shards"]),
+            files=files,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataDamagedError(path, f"is not a manifest ({type(error).__name__})") from error
+    if any(Path(name).name != name for name in files):
+        raise DataDamagedError(path, "names a file outside its folder")
+    return manifest
+
+
+def _read_bounded(path: Path, limit_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(limit_bytes + 1)
+    except FileNotFoundError:
+        raise DataMissingError(path.parent, path.name) from None
+    except OSError as error:
+        raise DataDamagedError(path, f"cannot be read ({error.strerror})") from error
+    if len(content) > limit_bytes:
+        raise DataDamagedError(path, f"is larger than {limit_bytes} bytes")
+    return content
+
+
+_verified: dict[tuple[str, str], tuple[int, int, int]] = {}
+_verified_lock = threading.Lock()
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    try:
+        status = path.stat()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        with _verified_lock:
+            if _verified.get((str(path), sha256)) == stamp:
+                return
+        found = file_sha256(path)
+    except FileNotFoundError:
+        raise DataMissingError(path.parent, path.name) from None
+    except OSError as error:
+        raise DataDamagedError(path, f"cannot be read ({error.strerror})") from error
+    if found != sha256:
+        raise DataDamagedError(path, "is not what the manifest says")
+    with _verified_lock:
+        _verified[str(path), sha256] = stamp
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk

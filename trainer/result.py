@@ -1,0 +1,134 @@
+"""The words of a trial: what is asked for, what is allowed, how it went. Values only; `trial.py` does the work."""
+
+import enum
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CURVE_POINTS = 64
+
+
+class Outcome(enum.StrEnum):
+    """How a trial ended. Only COMPLETED carries a score; only ABORTED says nothing of the candidate."""
+
+    COMPLETED = "COMPLETED"
+    CRASHED = "CRASHED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    TIMED_OUT = "TIMED_OUT"
+    DISQUALIFIED = "DISQUALIFIED"
+    ABORTED = "ABORTED"
+
+
+@dataclass(frozen=True)
+class TrialLimits:
+    """What a trial may use besides its budget. A challenge sets them, so that every machine judges alike.
+
+    startup_s: from launch to the first batch: imports, compiling, warming up on random tokens.
+    grace_s: after the budget, until the parent stops waiting for the weights.
+    overtime_s: of that, what hand-over may really take, beside the time to write the weights at `save_bytes_per_s`. On a
+        CPU it is processor time that counts, so that a busy machine harms nobody.
+    exam_s: for each of the two exam children, from its orders to its last answer.
+    exam_probes: secret positions at which the second child checks the first.
+    min_cpu_share: a CPU trial that got less of its threads says that it was disturbed.
+    """
+
+    startup_s: float = 120.0
+    grace_s: float = 10.0
+    overtime_s: float = 0.25
+    save_bytes_per_s: float = 500e6
+    exam_s: float = 60.0
+    exam_probes: int = 128
+    source_bytes: int = 256 * 1024
+    weights_bytes: int = 1 << 30
+    memory_bytes: int = 8 << 30
+    batch_tokens: int = 1 << 22
+    log_tail_bytes: int = 16 * 1024
+    min_cpu_share: float = 0.8
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial: this source, with this seed, for this long, on this data and device.
+
+    data_dir: a prepared data set; manifest_sha256, when given, must be its manifest's.
+    work_dir: where the trial makes its own folder, which is gone when it ends.
+    device: cpu, mps, cuda or cuda:N.
+    sandbox: `auto` for the best this machine has, `none` for no protection at all.
+    fresh_rows: rows of the reserve book to examine besides, drawn by fresh_seed (baselines only).
+    """
+
+    source: bytes
+    seed: int
+    budget_s: float
+    data_dir: Path
+    work_dir: Path
+    device: str = "cpu"
+    threads: int = 1
+    limits: TrialLimits = field(default_factory=TrialLimits)
+    sandbox: str = "auto"
+    manifest_sha256: str | None = None
+    fresh_rows: int = 0
+    fresh_seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """Where a trial is. `stage` is starting, training, weights or exam; `share` is of the stage, 0 to 1."""
+
+    stage: str
+    share: float
+    step: int = 0
+    loss: float | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What the parent measured. Times in seconds by its clock; `steps` and `loss_curve` are the candidate's own words.
+
+    loss_curve: at most 64 of (share of the budget, loss in nats per token).
+    cpu_share: processor time of the child while training / (wall time x threads); None where it never trained.
+    disturbed: why this trial should not be believed but repeated; empty when it was not.
+    exam_margin: the largest disagreement between the two exam children, in nats, as a share of what is tolerated.
+    """
+
+    outcome: Outcome
+    reason: str
+    val_bpb: float | None = None
+    fresh_bpb: float | None = None
+    tokens_served: int = 0
+    steps: int = 0
+    startup_s: float = 0.0
+    train_s: float = 0.0
+    exam_s: float = 0.0
+    wall_s: float = 0.0
+    peak_memory_bytes: int = 0
+    weights_sha256: str | None = None
+    loss_curve: tuple[tuple[float, float], ...] = ()
+    log_tail: str = ""
+    cpu_share: float | None = None
+    disturbed: str = ""
+    exam_margin: float | None = None
+
+
+class TrialEnded(Exception):  # noqa: N818  (not an error: how a stage says that the trial is over, whatever the reason)
+    """Carries outcome and reason from wherever a trial ended to `run_trial`, which turns it into a result."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        super().__init__(f"{outcome}: {reason}")
+
+
+def processes_allowed(device: str) -> int:
+    """A CPU trial needs one process; compilers of GPU kernels start workers, an assembler, a linker."""
+    return 1 if device == "cpu" else 256
+
+
+def gpu_device_nodes(device: str) -> tuple[str, ...]:
+    """The device nodes of the one GPU that `device` names; none for cpu and mps."""
+    if not device.startswith("cuda") or sys.platform != "linux":
+        return ()
+    index = device.removeprefix("cuda").removeprefix(":") or "0"
+    shared = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+    return tuple(node for node in (f"/dev/nvidia{index}", *shared) if Path(node).exists())

@@ -238,21 +238,21 @@ Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 class WatchEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    AFTER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
-    after: _builtins.int
-    """Only events after this sequence number."""
+    start: _builtins.int
+    """First sequence number wanted, from 0."""
     follow: _builtins.bool
     """Keep the stream open for events to come."""
     def __init__(
         self,
         *,
-        after: _builtins.int = ...,
+        start: _builtins.int = ...,
         follow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "follow", b"follow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,187 @@
+"""The coordinator's use cases: what happens when a machine asks, a result arrives, a patch is submitted, time passes.
+
+Puts the rooms together - `intake`, `dispatch`, `deciding`, `scheduling` - and tells sessions what concerns them. What
+follows from a result is worked out by one worker per process (`work`), never inside a call; other processes on the
+same store are kept apart by the changes' guards.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoresearch.v1.envelope_pb2 import Envelope
+
+from coordinator.deciding import Decider
+from coordinator.dispatch import Dispatch, Receipt
+from coordinator.errors import OperatorError
+from coordinator.intake import Intake
+from coordinator.model import Identity, Lease, Machine, Patch, Progress
+from coordinator.records import Records
+from coordinator.scheduling import Scheduler
+from coordinator.store import Change, Rank, StoreError
+
+log = logging.getLogger(__name__)
+RETRY_MS = 2_000  # an idle machine asks again this often
+TICK_S = 1.0  # leases are looked at this often
+EVERY_PATCH = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something that machines are told at once: `lease` set: stop that trial; otherwise a notice for everybody."""
+
+    text: str
+    generation: int
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Why there is nothing to run, and when to ask again."""
+
+    reason: str
+    retry_ms: int = RETRY_MS
+
+
+class App:
+    """Use cases of one coordinator process."""
+
+    def __init__(
+        self,
+        records: Records,
+        intake: Intake,
+        dispatch: Dispatch,
+        decider: Decider,
+        scheduler: Scheduler,
+        *,
+        now_ms: Callable[[], int],
+        tell: Callable[[Told], None],
+    ) -> None:
+        self.records = records
+        self.dispatch = dispatch
+        self.decider = decider
+        self._intake = intake
+        self._scheduler = scheduler
+        self._now_ms = now_ms
+        self._tell = tell
+        self._planning = asyncio.Lock()
+        self._due: set[str] = set()  # patches with new evidence; EVERY_PATCH after a baseline
+        self._stale = asyncio.Event()  # the queues may not be what they should be
+
+    async def recover(self) -> None:
+        """After a start: branch as the store says, every undecided patch looked at again, queues made anew."""
+        await self.decider.reconcile_lineage()
+        self._due.add(EVERY_PATCH)
+        await self.work_once()
+
+    async def work(self) -> None:
+        """Follows up until cancelled. While the store is away nothing is lost: it is tried again."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stale.wait(), TICK_S)
+            try:
+                await self.work_once()
+            except (StoreError, OperatorError) as error:
+                log.warning("will try again: %s", error)
+                self._stale.set()
+                await asyncio.sleep(TICK_S)
+
+    async def work_once(self) -> None:
+        """Ends leases that were not kept alive, decides what has new evidence, plans if anything changed."""
+        expired = await self.dispatch.expire()
+        stale = self._stale.is_set() or expired or self._due
+        self._stale.clear()
+        if EVERY_PATCH in self._due:
+            self._due |= {patch.patch_id for patch in await self.records.open_patches()}
+            self._due.discard(EVERY_PATCH)
+        while self._due:
+            patch_id = min(self._due)
+            await self._judge(patch_id)
+            self._due.discard(patch_id)
+        if stale:
+            await self._plan()
+
+    async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
+        """See `Intake.enroll`; the new machine is planned for."""
+        identity, machine = await self._intake.enroll(signed)
+        if machine is not None:
+            await self.seen(machine.machine_id)
+            self._stale.set()
+        return identity, machine
+
+    async def submit(self, signed: Envelope) -> Patch:
+        """See `Intake.submit`; the patch is queued."""
+        patch = await self._intake.submit(signed)
+        self._stale.set()
+        return patch
+
+    async def withdraw(self, signed: Envelope) -> Patch:
+        """See `Intake.withdraw`; its trials are stopped."""
+        patch = await self._intake.withdraw(signed)
+        await self._stop_trials(patch, "its patch was withdrawn")
+        self._stale.set()
+        return patch
+
+    async def seen(self, machine_id: str) -> None:
+        """Notes that a machine is there."""
+        await self.records.store.apply(Change((), (Rank("seen", machine_id, float(self._now_ms())),)))
+
+    async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
+        """The next order for a machine, or why there is none."""
+        await self.seen(machine.machine_id)
+        for attempt in ("queued", "after planning anew"):
+            for order in await self._scheduler.orders_for(machine):
+                granted = await self.dispatch.grant(order, machine)
+                if granted is not None:
+                    return granted
+            if attempt == "queued":
+                await self._plan()
+        return Idle(await self._why_idle(machine))
+
+    async def _why_idle(self, machine: Machine) -> str:
+        undecided = [patch for patch in await self.records.open_patches() if patch.verdict == "open"]
+        if not undecided:
+            return "no open patches: waiting for somebody to submit one"
+        if all(patch.author_id == machine.identity_id for patch in undecided):
+            return "only your own patches are open: others must test them"
+        if await self._scheduler.is_broken(machine):
+            return "this machine fails on the current best: mend it, then join again"
+        return "every open patch has enough trials under way"
+
+    async def heartbeat(self, lease_id: str, machine_id: str, progress: Progress) -> bool:
+        """See `Dispatch.heartbeat`."""
+        return await self.dispatch.heartbeat(lease_id, machine_id, progress)
+
+    async def give_back(self, lease_id: str, machine_id: str) -> None:
+        """Returns a lease unfilled; its order goes to somebody else."""
+        if await self.dispatch.give_back(lease_id, machine_id):
+            self._stale.set()
+
+    async def accept(self, signed: Envelope) -> Receipt:
+        """Takes a result in; it is durable when this returns. What follows from it is the worker's."""
+        receipt = await self.dispatch.accept(signed)
+        if receipt.patch_id is not None:
+            self._due.add(receipt.patch_id or EVERY_PATCH)  # a baseline changes the noise, so everything
+            self._stale.set()
+        return receipt
+
+    async def _judge(self, patch_id: str) -> None:
+        before = await self.records.patch(patch_id)
+        judged = await self.decider.judge(patch_id)
+        if judged is None:
+            return
+        if judged.ended:
+            await self._stop_trials(judged.patch, f"its patch is decided: {judged.patch.verdict}")
+        if judged.patch.verdict == "promoted" and before is not None and before.verdict != "promoted":
+            text = f"new best, generation {judged.patch.promoted_generation}: {judged.patch.title}"
+            self._tell(Told(text, judged.patch.promoted_generation))
+
+    async def _stop_trials(self, patch: Patch, reason: str) -> None:
+        for lease in await self.dispatch.end_leases_of(patch.patch_id):
+            self._tell(Told(reason, patch.promoted_generation, lease))
+
+    async def _plan(self) -> None:
+        async with self._planning:
+            await self._scheduler.plan()

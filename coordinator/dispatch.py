@@ -1,0 +1,254 @@
+"""Leases and results: hands out ready orders, keeps leases alive, ends them, takes results in.
+
+Which orders are ready is the planner's business, what a result means the decider's.
+"""
+
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoresearch import envelope, limits, text
+from autoresearch.digest import sha256_hex
+from autoresearch.v1 import trial_pb2
+from autoresearch.v1.envelope_pb2 import Envelope
+from autoresearch.v1.volunteer_service_pb2 import ResultStatus
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator import leasing
+from coordinator.intake import UNDECIDED, packed
+from coordinator.journal import Journal, Note
+from coordinator.model import Lease, Machine, Order, Progress, Trial
+from coordinator.records import Records, Swarm
+from coordinator.store import Append, Bump, Holds, Operation, Put, Rank
+
+ENDED_KEPT_MS = 7 * 24 * 3600 * 1000  # an ended lease is remembered this long for a late result
+SWEEP = 1000  # leases looked at in one sweep
+ACCEPTED = ResultStatus.RESULT_STATUS_ACCEPTED
+DUPLICATE = ResultStatus.RESULT_STATUS_DUPLICATE
+REFUSED = ResultStatus.RESULT_STATUS_REFUSED
+OUTCOMES = {
+    trial_pb2.OUTCOME_COMPLETED: "completed",
+    trial_pb2.OUTCOME_CRASHED: "crashed",
+    trial_pb2.OUTCOME_OUT_OF_MEMORY: "out_of_memory",
+    trial_pb2.OUTCOME_TIMED_OUT: "timed_out",
+    trial_pb2.OUTCOME_DISQUALIFIED: "disqualified",
+    trial_pb2.OUTCOME_ABORTED: "aborted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Where random values come from."""
+
+    token: Callable[[], str]  # 32 hex digits
+    seed: Callable[[], int]  # 0 .. 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The fate of a delivered result. `patch_id` is None unless something new was accepted ("" for a baseline)."""
+
+    result_sha256: str
+    status: ResultStatus.ValueType
+    reason: str = ""
+    patch_id: str | None = None
+
+
+class Dispatch:
+    """Moves orders through their leases."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        records: Records,
+        journal: Journal,
+        key: Ed25519PrivateKey,
+        *,
+        now_ms: Callable[[], int],
+        chance: Chance,
+        lease_ms: int,
+    ) -> None:
+        self.lease_ms = lease_ms
+        self._swarm = swarm
+        self._challenge = swarm.parsed_challenge()
+        self._records = records
+        self._store = records.store
+        self._journal = journal
+        self._key = key
+        self._now_ms = now_ms
+        self._chance = chance
+
+    async def grant(self, order: Order, machine: Machine) -> tuple[Lease, Envelope] | None:
+        """Leases this order to the machine and signs it; None when somebody else was quicker."""
+        now = self._now_ms()
+        lease_id = self._chance.token()
+        message = trial_pb2.Order(
+            protocol=limits.PROTOCOL,
+            swarm_id=self._swarm.swarm_id,
+            order_id=sha256_hex(order.order_id.encode())[:32],  # opaque: the name would tell patch from baseline
+            lease_id=lease_id,
+            identity_id=machine.identity_id,
+            machine_id=machine.machine_id,
+            hardware_class=machine.hardware_class,
+            source_sha256=order.source_sha256,
+            challenge_sha256=self._swarm.challenge_sha256,
+            trial_code_sha256=self._challenge.trial_code_sha256,
+            seed=self._chance.seed(),
+            issued_at_ms=now,
+        )
+        signed = envelope.sign(message, envelope.ORDER, self._key)
+        lease = Lease(
+            lease_id=lease_id,
+            order_id=order.order_id,
+            patch_id=order.patch_id,
+            identity_id=machine.identity_id,
+            machine_id=machine.machine_id,
+            hardware_class=machine.hardware_class,
+            order_payload=b64encode(signed.payload).decode(),
+            granted_at_ms=now,
+        )
+        failed = await self._store.apply(leasing.grant(order, lease, now + self.lease_ms))
+        return None if failed else (lease, signed)
+
+    async def heartbeat(self, lease_id: str, machine_id: str, progress: Progress) -> bool:
+        """Keeps a lease alive; False when it is gone."""
+        lease = await self._records.lease(lease_id)
+        if lease is None or lease.machine_id != machine_id:
+            return False
+        now = self._now_ms()
+        tidy = Progress(
+            text.clean_line(progress.stage, 20),
+            min(1.0, max(0.0, progress.share)) if math.isfinite(progress.share) else 0.0,
+            progress.step,
+            progress.loss if math.isfinite(progress.loss) else 0.0,
+        )
+        return await self._store.apply(leasing.renew(lease, tidy, now + self.lease_ms)) is None
+
+    async def give_back(self, lease_id: str, machine_id: str) -> bool:
+        """Returns a lease unfilled."""
+        lease = await self._records.lease(lease_id)
+        return lease is not None and lease.machine_id == machine_id and await self._release(lease, only_expired=False)
+
+    async def expire(self) -> int:
+        """Ends leases that were not kept alive; returns how many."""
+        now = self._now_ms()
+        expired = 0
+        for lease_id, _ in await self._store.ranked_between("expiry", 0, now, SWEEP):
+            lease = await self._records.lease(lease_id)
+            expired += lease is not None and await self._release(lease, only_expired=True)
+        for lease_id, _ in await self._store.ranked_between("ended", 0, now - ENDED_KEPT_MS, SWEEP):
+            await self._store.apply(leasing.forget(lease_id))
+        return expired
+
+    async def end_leases_of(self, patch_id: str) -> list[Lease]:
+        """Ends every lease of a patch that needs no more trials; returns them, so that their machines can be told."""
+        held = [lease for lease in await self._records.leases() if lease.patch_id == patch_id]
+        return [lease for lease in held if await self._release(lease, only_expired=False)]
+
+    async def _release(self, lease: Lease, *, only_expired: bool) -> bool:
+        order = await self._records.order(lease.order_id)
+        if order is None:
+            return False
+        patch = await self._records.patch(order.patch_id) if order.patch_id else None
+        wanted = patch is None or patch.verdict in UNDECIDED
+        change = leasing.release(lease, order, wanted=wanted, now_ms=self._now_ms(), only_expired=only_expired)
+        return await self._store.apply(change) is None
+
+    async def accept(self, signed: Envelope) -> Receipt:
+        """Takes a result in, once. Returns after it is durable.
+
+        Raises:
+            EnvelopeError: the signature or form does not hold.
+        """
+        result, verified = envelope.open_as(signed, envelope.RESULT, trial_pb2.Result)
+        digest = sha256_hex(verified.payload)
+        if await self._store.get("results", digest) is not None:
+            await self._journal.all_durable()
+            return Receipt(digest, DUPLICATE)
+        live = await self._records.lease(result.lease_id)
+        lease = live or await self._records.ended_lease(result.lease_id)
+        if lease is None:
+            return Receipt(digest, REFUSED, await self._why_no_lease(result.lease_id))
+        reason = self._objection(result, lease, verified.signer_id)
+        if reason:
+            return Receipt(digest, REFUSED, reason)
+        if result.outcome == trial_pb2.OUTCOME_ABORTED:
+            await self.give_back(lease.lease_id, lease.machine_id)
+            return Receipt(digest, REFUSED, "an aborted trial says nothing about its source; the lease was given back")
+        return await self._write(signed, result, digest, lease, late=live is None)
+
+    async def _why_no_lease(self, lease_id: str) -> str:
+        if await self._store.get("filled", lease_id) is not None:
+            return "its lease already has a result; one lease, one result"
+        return "no such lease in this swarm, or it ended more than a week ago"
+
+    def _objection(self, result: trial_pb2.Result, lease: Lease, signer_id: str) -> str:
+        reason = leasing.refusal(result, lease, leasing.order_sha256(lease), signer_id, self._swarm.swarm_id)
+        if reason:
+            return reason
+        order = trial_pb2.Order.FromString(b64decode(lease.order_payload))
+        terms = (order.source_sha256, order.challenge_sha256, order.trial_code_sha256, order.seed)
+        return leasing.malformed(result, terms, self._challenge)
+
+    async def _write(
+        self, signed: Envelope, result: trial_pb2.Result, digest: str, lease: Lease, *, late: bool
+    ) -> Receipt:
+        order = await self._records.order(lease.order_id)
+        if order is None:
+            return Receipt(digest, REFUSED, "its order is gone")
+        trial = _trial(result, digest, lease, order, self._now_ms())
+        body = {
+            "result_sha256": digest,
+            "lease_id": lease.lease_id,
+            "order_payload": lease.order_payload,
+            "identity_id": lease.identity_id,
+            "machine_id": lease.machine_id,
+            "hardware_class": lease.hardware_class,
+            "patch_id": order.patch_id,
+            "source_sha256": order.source_sha256,
+            "outcome": trial.outcome,
+            "val_bpb": trial.val_bpb,
+            "disturbed": trial.disturbed,
+            "envelope": packed(signed),
+        }
+        change = leasing.fill(lease, order, digest, late=late)
+        operations = [*change.operations, *_record(trial), Put("results", digest, lease.lease_id.encode())]
+        guards = [Holds("results", digest, None), *change.guards]
+        outcome = await self._journal.commit([Note("result", body)], guards, operations)
+        if isinstance(outcome, int):
+            await self._journal.durable(outcome)
+            return Receipt(digest, ACCEPTED, patch_id=order.patch_id)
+        if outcome == guards[0]:
+            await self._journal.all_durable()
+            return Receipt(digest, DUPLICATE)
+        if late:
+            return Receipt(digest, REFUSED, "it is too late: the lease expired and its order went to another machine")
+        return await self.accept(signed)  # the lease changed hands while we looked: look again
+
+
+def _record(trial: Trial) -> list[Operation]:
+    name = f"trials:{trial.patch_id}" if trial.patch_id else f"baselines:{trial.source_sha256}"
+    return [
+        Append(name, trial.to_bytes()),
+        Bump("trials", trial.identity_id, 1),
+        Bump("train_ms", trial.identity_id, trial.train_ms),
+        Rank("seen", trial.machine_id, trial.accepted_at_ms),
+    ]
+
+
+def _trial(result: trial_pb2.Result, digest: str, lease: Lease, order: Order, now_ms: int) -> Trial:
+    return Trial(
+        result_sha256=digest,
+        order_id=order.order_id,
+        identity_id=lease.identity_id,
+        machine_id=lease.machine_id,
+        hardware_class=lease.hardware_class,
+        source_sha256=order.source_sha256,
+        patch_id=order.patch_id,
+        outcome=OUTCOMES[result.outcome],
+        val_bpb=result.val_bpb if result.HasField("val_bpb") else None,
+        train_ms=result.train_ms,
+        disturbed=bool(result.disturbed),
+        accepted_at_ms=now_ms,
+    )

@@ -1,0 +1,124 @@
+"""Copies the ledger from the store to `autoresearch.jsonl`, fsynced, in groups.
+
+One task writes everything that is new and syncs once; whoever waits for an entry is then released together. After a
+crash the file ends anywhere: a half-written last line is cut off and the copying goes on from there. A file that
+knows more than the store means that the store lost acknowledged entries: that is refused, never papered over.
+"""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from coordinator.errors import OperatorError
+from coordinator.store import Store, StoreError
+
+GROUP_LINES = 1000  # lines read from the store at once
+LOOK_EVERY_S = 0.5  # entries written by other coordinators are found this late at most
+
+
+class LedgerExport:
+    """The file and the task that grows it. `start`, then run `run` as a task until cancelled, then `close`."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self.path = path
+        self._store = store
+        self._file: BinaryIO | None = None
+        self._length = 0
+        self._wake = asyncio.Event()
+        self._grown = asyncio.Condition()
+        self._failure: OperatorError | None = None
+
+    async def start(self) -> None:
+        """Opens the file, mends its end and checks that it agrees with the store.
+
+        Raises:
+            OperatorError: the file cannot be written, or the store is behind it or differs from it.
+        """
+        try:
+            self._length, last = await asyncio.to_thread(_mend, self.path)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot write the ledger {self.path}: {error.strerror}; mend that and start again"
+            ) from error
+        if self._length:
+            stored = await self._store.items("ledger", self._length - 1, self._length - 1)
+            if not stored or stored[0] != last:
+                raise OperatorError(
+                    f"the store does not hold entry {self._length - 1} of {self.path} as written there: it lost data "
+                    "or belongs to another swarm. Point the coordinator at the right store, or restore its last backup"
+                )
+        await self._copy()
+
+    async def run(self) -> None:
+        """Copies until cancelled. A full disk is reported to whoever waits, and tried again."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+            self._wake.clear()
+            with contextlib.suppress(StoreError):  # away for longer than calls wait: whoever waits here waits on
+                await self._copy()
+
+    def wake(self) -> None:
+        """Says that there is something to copy."""
+        self._wake.set()
+
+    async def durable(self, seq: int) -> None:
+        """Returns when entry `seq` is fsynced.
+
+        Raises:
+            OperatorError: it cannot be written now.
+        """
+        async with self._grown:
+            await self._grown.wait_for(lambda: self._length > seq or self._failure is not None)
+            if self._length <= seq and self._failure is not None:
+                raise self._failure
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    async def _copy(self) -> None:
+        while lines := await self._store.items("ledger", self._length, self._length + GROUP_LINES - 1):
+            try:
+                await asyncio.to_thread(self._write, b"".join(line + b"\n" for line in lines))
+            except OSError as error:
+                self._failure = OperatorError(f"cannot write the ledger {self.path}: {error.strerror}")
+                await self._tell()
+                return
+            self._failure = None
+            self._length += len(lines)
+            await self._tell()
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) or 0 :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            os.ftruncate(self._file.fileno(), before)  # a full disk leaves no half line behind
+            raise
+
+    async def _tell(self) -> None:
+        async with self._grown:
+            self._grown.notify_all()
+
+
+def _mend(path: Path) -> tuple[int, bytes]:
+    """Cuts off an unfinished last line; returns the number of whole lines and the last one."""
+    path.touch(mode=0o644)
+    count, end, last = 0, 0, b""
+    with path.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                file.truncate(end)
+                break
+            count, end, last = count + 1, end + len(line), line[:-1]
+    return count, last

@@ -1,0 +1,284 @@
+"""What comes in from people: enrolment, patches, withdrawals. Checks, then writes; decides nothing about worth."""
+
+import asyncio
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import replace
+
+from autoresearch import envelope, limits, text
+from autoresearch.digest import is_machine_id, sha256_hex
+from autoresearch.v1.envelope_pb2 import Envelope
+from autoresearch.v1.identity_pb2 import Enrolment
+from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
+from autoresearch.v1.trial_pb2 import Hardware
+
+from coordinator import admission
+from coordinator.journal import Journal, Note
+from coordinator.lineage import Conflict, Lineage
+from coordinator.model import Identity, Machine, Patch, hardware_class
+from coordinator.records import Records, Swarm
+from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
+from coordinator.store import Guard, Holds, Operation, Put, Rank, Unrank
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TAG = re.compile(rf"[a-z0-9-]{{1,{limits.TAG_CHARACTERS}}}")
+UNDECIDED = ("open", "parked")
+
+
+class Intake:
+    """Takes in what people sign."""
+
+    def __init__(
+        self, swarm: Swarm, records: Records, journal: Journal, lineage: Lineage, now_ms: Callable[[], int]
+    ) -> None:
+        self._swarm = swarm
+        self._records = records
+        self._journal = journal
+        self._lineage = lineage
+        self._now_ms = now_ms
+
+    async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
+        """Makes an identity, and its machine if it names one, known; refreshes name and hardware.
+
+        Raises:
+            EnvelopeError, InvalidRequestError: the enrolment is malformed.
+            NotAllowedError: the machine belongs to another identity.
+        """
+        enrolment, verified = envelope.open_as(signed, envelope.ENROLMENT, Enrolment)
+        self._check_addressee(enrolment.protocol, enrolment.swarm_id)
+        if not text.is_line(enrolment.name, limits.NAME_CHARACTERS):
+            raise InvalidRequestError(f"a name is one line of 1 to {limits.NAME_CHARACTERS} printable characters")
+        now = self._now_ms()
+        while True:
+            known = await self._records.identity(verified.signer_id)
+            identity = Identity(verified.signer_id, enrolment.name, known.enrolled_at_ms if known else now)
+            owned = await self._records.machine(enrolment.machine_id) if enrolment.machine_id else None
+            machine = _machine(enrolment, identity, owned, now)
+            if (identity, machine) == (known, owned):
+                return identity, machine
+            if await self._write_enrolment(signed, (known, owned), identity, machine):
+                return identity, machine
+
+    async def _write_enrolment(
+        self,
+        signed: Envelope,
+        before: tuple[Identity | None, Machine | None],
+        identity: Identity,
+        machine: Machine | None,
+    ) -> bool:
+        known, owned = before
+        guards: list[Guard] = [Holds("identities", identity.identity_id, known.to_bytes() if known else None)]
+        operations: list[Operation] = [Put("identities", identity.identity_id, identity.to_bytes())]
+        if machine is not None:
+            guards.append(Holds("machines", machine.machine_id, owned.to_bytes() if owned else None))
+            operations.append(Put("machines", machine.machine_id, machine.to_bytes()))
+        note = Note("identity", _introduction(identity, machine, signed))
+        outcome = await self._journal.commit([note], guards, operations)
+        return await self._settled(outcome)
+
+    async def submit(self, signed: Envelope) -> Patch:
+        """Admits a patch for testing against the current best. The same submission again returns the same patch.
+
+        Raises:
+            EnvelopeError, InvalidRequestError, AdmissionError: the submission is malformed or cannot be applied.
+            NotNowError: it does not merge onto the current best.
+            AlreadyExistsError: the same code was submitted before.
+        """
+        submission, verified = envelope.open_as(signed, envelope.PATCH, PatchSubmission)
+        self._check_addressee(submission.protocol, submission.swarm_id)
+        _check_submission(submission)
+        patch_id = sha256_hex(verified.payload)[:16]
+        while True:
+            known = await self._records.patch(patch_id)
+            if known is not None:
+                return known
+            patch, source = await self._admit(patch_id, submission, verified.signer_id)
+            if await self._write_patch(signed, submission, patch, source):
+                return patch
+
+    async def _admit(self, patch_id: str, submission: PatchSubmission, author_id: str) -> tuple[Patch, str]:
+        best = await self._records.best()
+        best_source = ((await self._records.source(best.source_sha256)) or b"").decode()
+        their_base = await asyncio.to_thread(self._source_at, submission.base_commit)
+        admitted = admission.admit(submission.diff, their_base)
+        source, fingerprint = admitted.candidate_source, admitted.fingerprint
+        if submission.base_commit != best.commit:
+            merged = await asyncio.to_thread(self._lineage.merge, their_base, best_source, source)
+            if isinstance(merged, Conflict):
+                raise NotNowError(
+                    f"the patch does not merge onto the current best (generation {best.generation}): {merged}; "
+                    "run `autoresearch-volunteer checkout`, make the change again there and submit that"
+                )
+            source, fingerprint = merged, admission.normalised_fingerprint(merged)
+            if fingerprint == admission.normalised_fingerprint(best_source):
+                raise InvalidRequestError(
+                    f"the patch changes nothing in the current best (generation {best.generation})"
+                )
+        challenge = self._swarm.parsed_challenge()
+        if len(source.encode()) > challenge.source_bytes:
+            raise InvalidRequestError(f"the patched train.py would exceed {challenge.source_bytes} bytes")
+        names = await self._records.names([author_id])
+        return Patch(
+            patch_id=patch_id,
+            author_id=author_id,
+            author_name=names.get(author_id) or submission.author_name or author_id[:8],
+            title=submission.title,
+            rationale=submission.rationale,
+            tags=tuple(submission.tags),
+            base_commit=submission.base_commit,
+            base_generation=best.generation,
+            base_sha256=best.source_sha256,
+            candidate_sha256=sha256_hex(source.encode()),
+            fingerprint=fingerprint,
+            submitted_at_ms=self._now_ms(),
+        ), source
+
+    def _source_at(self, commit: str) -> str:
+        if not self._lineage.contains(commit):
+            raise NotFoundError(f"commit {commit[:12]} is not in the lineage of this swarm: check out the best again")
+        return self._lineage.source_at(commit)
+
+    async def _write_patch(self, signed: Envelope, submission: PatchSubmission, patch: Patch, source: str) -> bool:
+        earlier = await self._records.store.get("fingerprints", patch.fingerprint)
+        if earlier is not None:
+            raise AlreadyExistsError(
+                f"the same code is already patch {earlier.decode()}; look at that one with "
+                f"`autoresearch-volunteer patch {earlier.decode()}`"
+            )
+        guards: list[Guard] = [
+            Holds("patches", patch.patch_id, None),
+            Holds("fingerprints", patch.fingerprint, None),
+        ]
+        operations: list[Operation] = [
+            Put("patches", patch.patch_id, patch.to_bytes()),
+            Put("diffs", patch.patch_id, submission.diff),
+            Put("fingerprints", patch.fingerprint, patch.patch_id.encode()),
+            Put("sources", patch.candidate_sha256, source.encode()),
+            Rank("patches", patch.patch_id, patch.submitted_at_ms),
+            Rank("open", patch.patch_id, patch.submitted_at_ms),
+        ]
+        body = {
+            "patch_id": patch.patch_id,
+            "author_id": patch.author_id,
+            "author_name": patch.author_name,
+            "title": patch.title,
+            "base_generation": patch.base_generation,
+            "candidate_sha256": patch.candidate_sha256,
+            "fingerprint": patch.fingerprint,
+            "envelope": packed(signed),
+        }
+        notes = [Note("patch", body)]
+        known = await self._records.identity(patch.author_id)
+        if known is None:  # an author's first patch enrols its identity: the submission is signed, that is all it takes
+            author = Identity(patch.author_id, patch.author_name, patch.submitted_at_ms)
+            guards.append(Holds("identities", author.identity_id, None))
+            operations.append(Put("identities", author.identity_id, author.to_bytes()))
+            introduction = {
+                "identity_id": author.identity_id,
+                "name": author.name,
+                "machine_id": "",
+                "hardware_class": "",
+            }
+            notes.insert(0, Note("identity", {**introduction, "envelope": packed(signed)}))
+        return await self._settled(await self._journal.commit(notes, guards, operations))
+
+    async def withdraw(self, signed: Envelope) -> Patch:
+        """Takes an undecided patch back. Repeating it is harmless.
+
+        Raises:
+            EnvelopeError, InvalidRequestError, NotFoundError: malformed, or no such patch.
+            NotAllowedError: another author's patch.
+            NotNowError: it is decided.
+        """
+        message, verified = envelope.open_as(signed, envelope.WITHDRAWAL, Withdrawal)
+        self._check_addressee(message.protocol, message.swarm_id)
+        while True:
+            patch = await self._records.patch(message.patch_id)
+            if patch is None:
+                raise NotFoundError(f"no patch {text.clean_line(message.patch_id, 20)}")
+            if patch.author_id != verified.signer_id:
+                raise NotAllowedError(f"patch {patch.patch_id} belongs to another author")
+            if patch.verdict == "withdrawn":
+                return patch
+            if patch.verdict not in UNDECIDED:
+                raise NotNowError(f"patch {patch.patch_id} is decided already: {patch.verdict}")
+            after = replace(patch, verdict="withdrawn", reason="withdrawn by its author", decided_at_ms=self._now_ms())
+            guards = [Holds("patches", patch.patch_id, patch.to_bytes())]
+            operations: list[Operation] = [
+                Put("patches", patch.patch_id, after.to_bytes()),
+                Unrank("open", patch.patch_id),
+                Unrank("parked", patch.patch_id),
+            ]
+            note = Note("withdrawal", {"patch_id": patch.patch_id, "envelope": packed(signed)})
+            if await self._settled(await self._journal.commit([note], guards, operations)):
+                return after
+
+    async def _settled(self, outcome: Guard | int) -> bool:
+        """Waits until a commit is durable; False when a guard failed and the caller has to look again."""
+        if not isinstance(outcome, int):
+            return False
+        await self._journal.durable(outcome)
+        return True
+
+    def _check_addressee(self, protocol: int, swarm_id: str) -> None:
+        if protocol != limits.PROTOCOL:
+            raise InvalidRequestError(f"protocol {protocol}; this swarm speaks {limits.PROTOCOL}: upgrade your client")
+        if swarm_id != self._swarm.swarm_id:
+            raise InvalidRequestError("this was signed for another swarm")
+
+
+def packed(signed: Envelope) -> str:
+    """An envelope as it stands in the ledger: its protobuf bytes in base64."""
+    return b64encode(signed.SerializeToString()).decode()
+
+
+def _introduction(identity: Identity, machine: Machine | None, signed: Envelope) -> dict[str, str]:
+    return {
+        "identity_id": identity.identity_id,
+        "name": identity.name,
+        "machine_id": machine.machine_id if machine else "",
+        "hardware_class": machine.hardware_class if machine else "",
+        "envelope": packed(signed),
+    }
+
+
+def _machine(enrolment: Enrolment, identity: Identity, owned: Machine | None, now_ms: int) -> Machine | None:
+    if not enrolment.machine_id:
+        return None
+    if not is_machine_id(enrolment.machine_id):
+        raise InvalidRequestError("a machine id is 32 lower-case hex digits")
+    if owned is not None and owned.identity_id != identity.identity_id:
+        raise NotAllowedError(
+            "this machine is enrolled by another identity: remove the machine id file to make a new one"
+        )
+    _check_hardware(enrolment.hardware)
+    enrolled = owned.enrolled_at_ms if owned else now_ms
+    return Machine(enrolment.machine_id, identity.identity_id, hardware_class(enrolment.hardware), enrolled)
+
+
+def _check_hardware(hardware: Hardware) -> None:
+    if hardware.device_kind not in ("cpu", "cuda", "mps"):
+        raise InvalidRequestError("device kind must be cpu, cuda or mps")
+    if not text.is_line(hardware.device_name, limits.DEVICE_NAME_CHARACTERS):
+        raise InvalidRequestError("the device name is not one line of printable characters")
+    if not 1 <= hardware.threads <= 4096 or not 0 < hardware.device_memory_bytes < 2**50:
+        raise InvalidRequestError("threads or device memory are not plausible")
+    for value in (hardware.operating_system, hardware.driver):
+        if value and not text.is_line(value, limits.VERSION_CHARACTERS):
+            raise InvalidRequestError("a version is not one line of printable characters")
+
+
+def _check_submission(submission: PatchSubmission) -> None:
+    if not text.is_line(submission.title, limits.TITLE_CHARACTERS):
+        raise InvalidRequestError(f"a title is one line of 1 to {limits.TITLE_CHARACTERS} printable characters")
+    if len(submission.rationale) > limits.RATIONALE_CHARACTERS:
+        raise InvalidRequestError(f"a rationale has at most {limits.RATIONALE_CHARACTERS} characters")
+    if text.clean_text(submission.rationale, limits.RATIONALE_CHARACTERS) != submission.rationale:
+        raise InvalidRequestError("the rationale holds control characters")
+    if len(submission.tags) > limits.TAGS or not all(_TAG.fullmatch(tag) for tag in submission.tags):
+        raise InvalidRequestError(f"at most {limits.TAGS} tags of lower-case letters, digits and dashes")
+    if submission.author_name and not text.is_line(submission.author_name, limits.NAME_CHARACTERS):
+        raise InvalidRequestError(f"an author's name is one line of at most {limits.NAME_CHARACTERS} characters")
+    if not _COMMIT.fullmatch(submission.base_commit):
+        raise InvalidRequestError("the base commit is 40 lower-case hex digits")

@@ -1,0 +1,175 @@
+"""The life of an order and its lease as atomic changes, and whether a result fills a lease. Pure.
+
+    ready --grant--> leased --fill--> done
+      ^                 |  \\--renew--> leased
+      |                 |
+      +----release------+      (expired, given back, or aborted: once, because the guard names the lease)
+
+`withdraw` takes a ready order out of the queues when the planner no longer wants it. When to do which is decided by
+the callers; a change whose guard fails changes nothing.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+
+from autoresearch import limits
+from autoresearch.digest import sha256_hex
+from autoresearch.v1.challenge_pb2 import Challenge
+from autoresearch.v1.trial_pb2 import Outcome, Result
+
+from coordinator.model import Lease, Order, Progress
+from coordinator.store import Bump, Change, Drop, Guard, Holds, Operation, Put, Rank, RankedUpTo, Unrank
+
+READY = b"ready"
+DONE = b"done"
+CANCELLED = b"cancelled"
+FOREVER = 9e15  # a score above any instant
+
+
+def leased(lease_id: str) -> bytes:
+    """The state of an order under this lease."""
+    return f"leased:{lease_id}".encode()
+
+
+def enqueue(order: Order) -> Change:
+    """Makes a new order ready."""
+    new = (Holds("order_state", order.order_id, None),)
+    listed = (Rank(f"underway:{order.patch_id}", order.order_id, 0.0), Bump("orders_made", order.patch_id, 1.0))
+    return Change(new, (*_queue(order), *listed))
+
+
+def requeue(order: Order, old: Order) -> Change:
+    """Gives a ready order new terms (priority, classes, who may run it)."""
+    return Change((Holds("order_state", order.order_id, READY),), (*_unqueue(old), *_queue(order)))
+
+
+def withdraw(order: Order) -> Change:
+    """Takes a ready order back."""
+    guard = Holds("order_state", order.order_id, READY)
+    return Change((guard,), (*_unqueue(order), *_finish(order, CANCELLED)))
+
+
+def grant(order: Order, lease: Lease, expires_at_ms: int) -> Change:
+    """Leases a ready order, unless the identity is already running the same patch."""
+    guards: list[Guard] = [Holds("order_state", order.order_id, READY)]
+    operations: list[Operation] = [
+        *_unqueue(order),
+        Put("order_state", order.order_id, leased(lease.lease_id)),
+        Put("leases", lease.lease_id, lease.to_bytes()),
+        Rank("expiry", lease.lease_id, expires_at_ms),
+        Put("progress", lease.lease_id, Progress("waiting", 0.0, 0, 0.0).to_bytes()),
+    ]
+    if order.patch_id:
+        guards.append(Holds("running", _running(lease), None))
+        operations.append(Put("running", _running(lease), lease.lease_id.encode()))
+    return Change(guards, operations)
+
+
+def renew(lease: Lease, progress: Progress, expires_at_ms: int) -> Change:
+    """A heartbeat: the lease lives on."""
+    guard = Holds("order_state", lease.order_id, leased(lease.lease_id))
+    beat = (Rank("expiry", lease.lease_id, expires_at_ms), Put("progress", lease.lease_id, progress.to_bytes()))
+    return Change((guard,), beat)
+
+
+def release(lease: Lease, order: Order, *, wanted: bool, now_ms: int, only_expired: bool) -> Change:
+    """Ends a lease unfilled; its order is ready again if `wanted`, else cancelled."""
+    guards: list[Guard] = [Holds("order_state", order.order_id, leased(lease.lease_id))]
+    if only_expired:
+        guards.append(RankedUpTo("expiry", lease.lease_id, now_ms))
+    state: Sequence[Operation] = _queue(order) if wanted else _finish(order, CANCELLED)
+    kept = (Put("ended", lease.lease_id, lease.to_bytes()), Rank("ended", lease.lease_id, now_ms))
+    return Change(guards, (*_close(lease), *state, *kept))
+
+
+def fill(lease: Lease, order: Order, result_sha256: str, *, late: bool) -> Change:
+    """Ends a lease with a result. A late one fills its order only while nobody else holds it."""
+    state = READY if late else leased(lease.lease_id)
+    guards = (Holds("filled", lease.lease_id, None), Holds("order_state", order.order_id, state))
+    operations = (
+        *_close(lease),
+        *_unqueue(order),
+        *_finish(order, DONE),
+        Put("filled", lease.lease_id, result_sha256.encode()),
+        Drop("ended", lease.lease_id),
+        Unrank("ended", lease.lease_id),
+    )
+    return Change(guards, operations)
+
+
+def forget(lease_id: str) -> Change:
+    """Drops an ended lease that no result will come for any more."""
+    return Change((), (Drop("ended", lease_id), Unrank("ended", lease_id)))
+
+
+def _queue(order: Order) -> list[Operation]:
+    queues = [Rank(f"ready:{name}", order.order_id, order.priority) for name in order.classes]
+    return [Put("orders", order.order_id, order.to_bytes()), Put("order_state", order.order_id, READY), *queues]
+
+
+def _unqueue(order: Order) -> list[Operation]:
+    return [Unrank(f"ready:{name}", order.order_id) for name in order.classes]
+
+
+def _finish(order: Order, state: bytes) -> list[Operation]:
+    return [Put("order_state", order.order_id, state), Unrank(f"underway:{order.patch_id}", order.order_id)]
+
+
+def _close(lease: Lease) -> list[Operation]:
+    operations: list[Operation] = [
+        Drop("leases", lease.lease_id),
+        Drop("progress", lease.lease_id),
+        Unrank("expiry", lease.lease_id),
+    ]
+    return [*operations, Drop("running", _running(lease))] if lease.patch_id else operations
+
+
+def _running(lease: Lease) -> str:
+    return f"{lease.patch_id}/{lease.identity_id}"
+
+
+def refusal(result: Result, lease: Lease, order_sha256: str, signer_id: str, swarm_id: str) -> str:
+    """Why a result is not for this lease; empty when it is."""
+    if signer_id != lease.identity_id:
+        return "it is signed by another key than the one that holds the lease"
+    if result.swarm_id != swarm_id:
+        return "it is for another swarm"
+    if result.machine_id != lease.machine_id:
+        return "it comes from another machine than the one that holds the lease"
+    if result.order_sha256 != order_sha256:
+        return "it answers another order than the lease's"
+    return ""
+
+
+def malformed(result: Result, order_fields: tuple[str, str, str, int], challenge: Challenge) -> str:
+    """What is wrong with a result's values; empty when nothing is.
+
+    `order_fields`: source sha256, challenge sha256, trial-code sha256 and seed, as ordered.
+    """
+    done = result.outcome == Outcome.OUTCOME_COMPLETED
+    if result.protocol != limits.PROTOCOL:
+        return f"protocol {result.protocol}; this swarm speaks {limits.PROTOCOL}: upgrade"
+    if (result.source_sha256, result.challenge_sha256, result.trial_code_sha256, result.seed) != order_fields:
+        return "source, challenge, trial code or seed differ from the order's"
+    if result.outcome not in Outcome.values() or result.outcome == Outcome.OUTCOME_UNSPECIFIED:
+        return f"unknown outcome {result.outcome}: upgrade"
+    if done != result.HasField("val_bpb"):
+        return "val_bpb must be present exactly when the trial completed"
+    if done and not (math.isfinite(result.val_bpb) and 0.0 < result.val_bpb <= limits.VAL_BPB_MAX):
+        return f"val_bpb must be a number between 0 and {limits.VAL_BPB_MAX:g}, not {result.val_bpb}"
+    if result.train_ms > challenge.budget_ms + challenge.grace_ms:
+        return f"{result.train_ms} ms of training is more than the budget of {challenge.budget_ms} ms allows"
+    if len(result.loss_curve) > limits.LOSS_POINTS or len(result.log_tail) > limits.LOG_TAIL_CHARACTERS:
+        return "loss curve or log tail is over its limit"
+    if max(len(result.reason), len(result.disturbed)) > limits.REASON_CHARACTERS:
+        return "reason is over its limit"
+    numbers = [result.cpu_share, *(number for point in result.loss_curve for number in (point.share, point.loss))]
+    if not all(math.isfinite(number) for number in numbers):
+        return "loss curve or cpu share holds a number that is not finite"
+    return ""
+
+
+def order_sha256(lease: Lease) -> str:
+    """Digest of the signed order that this lease was granted with."""
+    return sha256_hex(base64.b64decode(lease.order_payload))

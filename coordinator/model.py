@@ -1,0 +1,167 @@
+"""The records of a swarm as values, and the names things are compared by. Pure: no I/O, no clock.
+
+Records are what the store holds as JSON; what was signed stays in the ledger as the bytes that were signed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar
+
+from autoresearch.v1.trial_pb2 import Hardware
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A value with a JSON form. Unknown fields of a newer version are refused rather than dropped."""
+
+    def to_bytes(self) -> bytes:
+        """Compact JSON, sorted keys."""
+        return encode(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The record that `to_bytes` wrote.
+
+        Raises:
+            ValueError: not this record's JSON.
+        """
+        value = json.loads(data)
+        names = {field.name for field in fields(cls)}
+        if not isinstance(value, dict) or not set(value) <= names:
+            raise ValueError(f"not a {cls.__name__} of this version")
+        lists = {name: tuple(item) for name, item in value.items() if isinstance(item, list)}
+        return cls(**{**value, **lists})
+
+
+R = TypeVar("R", bound=Record)
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """Compact JSON with sorted keys: the same value, the same bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity(Record):
+    """A person or an agent. `identity_id` is the digest of its public key."""
+
+    identity_id: str
+    name: str
+    enrolled_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine(Record):
+    """One install on one host."""
+
+    machine_id: str
+    identity_id: str
+    hardware_class: str
+    enrolled_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Best(Record):
+    """The source at the tip of the lineage."""
+
+    generation: int
+    commit: str
+    source_sha256: str
+    patch_id: str
+    title: str
+    author_name: str
+    promoted_at_ms: int
+    trials: int  # accepted results when it was promoted
+
+
+@dataclass(frozen=True, slots=True)
+class Patch(Record):
+    """A patch and what was decided about it."""
+
+    patch_id: str
+    author_id: str
+    author_name: str
+    title: str
+    rationale: str
+    tags: tuple[str, ...]
+    base_commit: str  # the lineage commit that the author's diff applies to
+    base_generation: int  # the generation that the candidate is tested against
+    base_sha256: str  # that generation's source
+    candidate_sha256: str
+    fingerprint: str  # of the candidate's normalised syntax tree
+    submitted_at_ms: int
+    verdict: str = "open"
+    reason: str = ""
+    decided_at_ms: int = 0
+    promoted_generation: int = 0
+    decision: Mapping[str, Any] | None = None  # verdict.Decision as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Trial(Record):
+    """An accepted result, as far as decisions need it."""
+
+    result_sha256: str
+    order_id: str
+    identity_id: str
+    machine_id: str
+    hardware_class: str
+    source_sha256: str
+    patch_id: str  # empty for a baseline
+    outcome: str
+    val_bpb: float | None
+    train_ms: int
+    disturbed: bool
+    accepted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Record):
+    """A trial that the swarm wants. Its queue score is its priority: lower is sooner."""
+
+    order_id: str
+    patch_id: str  # empty for a baseline
+    author_id: str  # whose machines must not run it; empty for a baseline
+    source_sha256: str
+    base_sha256: str  # the source whose baselines the machine needs first
+    classes: tuple[str, ...]  # hardware classes that may run it
+    machine_id: str  # the only machine that may run it; empty for any
+    most_runs: int  # an identity with more finished runs of this patch must leave it to others
+    priority: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Record):
+    """The time-bound right to fill one order."""
+
+    lease_id: str
+    order_id: str
+    patch_id: str
+    identity_id: str
+    machine_id: str
+    hardware_class: str
+    order_payload: str  # the signed order's bytes in base64
+    granted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Record):
+    """What a lease's trial was doing at its last heartbeat."""
+
+    stage: str
+    share: float
+    step: int
+    loss: float
+
+
+def hardware_class(hardware: Hardware) -> str:
+    """What a result is comparable within: device name and memory; for a CPU its threads too, which decide its speed."""
+    name = " ".join(hardware.device_name.split()) or "unknown"
+    gib = max(1, round(hardware.device_memory_bytes / GIB))
+    if hardware.device_kind == "cpu":
+        plural = "" if hardware.threads == 1 else "s"
+        return f"CPU {name}, {hardware.threads} thread{plural}"
+    return f"{name} {gib} GB"

@@ -1,0 +1,188 @@
+"""What anyone may read: patches with their evidence, the best, leaderboards, live state, events. Changes nothing."""
+
+import asyncio
+import statistics
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from autoresearch import limits
+from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
+from autoresearch.v1 import patch_pb2
+
+from coordinator import ledger, views
+from coordinator.deciding import Decider, counts
+from coordinator.lineage import Lineage
+from coordinator.model import Patch
+from coordinator.records import Records, Swarm
+from coordinator.refusals import InvalidRequestError, NotFoundError
+from coordinator.scheduling import ACTIVE_MS
+
+LOOK_EVERY_S = 0.2  # a follower sees a new event this late at most
+LEDGER_PAGE = 500  # lines read at once
+
+
+class Queries:
+    """Reads for readers."""
+
+    def __init__(
+        self, swarm: Swarm, records: Records, decider: Decider, lineage: Lineage, now_ms: Callable[[], int]
+    ) -> None:
+        self._swarm = swarm
+        self._records = records
+        self._store = records.store
+        self._decider = decider
+        self._lineage = lineage
+        self._now_ms = now_ms
+
+    async def patch(self, beginning: str) -> patch_pb2.Patch:
+        """One patch by its id or an unambiguous beginning of it.
+
+        Raises:
+            InvalidRequestError, NotFoundError: no such form, none, or several.
+        """
+        if not 4 <= len(beginning) <= 16 or not set(beginning) <= set("0123456789abcdef"):
+            raise InvalidRequestError("a patch id is 16 lower-case hex digits; its first 4 or more will do")
+        ids = await self._records.match_patch(beginning)
+        if not ids:
+            raise NotFoundError(f"no patch {beginning}; `autoresearch-volunteer patches` lists them")
+        if len(ids) > 1:
+            raise InvalidRequestError(f"several patches begin with {beginning}: give more digits")
+        (patch,) = await self._records.patches(ids)
+        return await self._message(patch, await self._store.get("diffs", patch.patch_id) or b"")
+
+    async def patches(self, verdicts: Sequence[str], limit: int, token: str) -> tuple[list[patch_pb2.Patch], str]:
+        """A page of patches, newest first, and the token of the next page ("" when there is none)."""
+        limit = min(limit or limits.PAGE_ITEMS, limits.PAGE_ITEMS)
+        if token and not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise InvalidRequestError("that page token was not made by this coordinator")
+        offset = int(token or 0)
+        found: list[Patch] = []
+        while len(found) < limit:
+            page = await self._store.ranked("patches", limits.PAGE_ITEMS, offset=offset, highest_first=True)
+            if not page:
+                return [await self._message(patch) for patch in found], ""
+            for patch in await self._records.patches([member for member, _ in page]):
+                offset += 1
+                if not verdicts or patch.verdict in verdicts:
+                    found.append(patch)
+                if len(found) == limit:
+                    break
+        return [await self._message(patch) for patch in found], str(offset)
+
+    async def _message(self, patch: Patch, diff: bytes = b"") -> patch_pb2.Patch:
+        decision = patch.decision or await self._fresh_decision(patch)
+        names = await self._records.names(vote["identity"] for vote in decision["votes"])
+        in_flight = await self._store.size(f"underway:{patch.patch_id}")
+        return views.patch_message(patch, decision, names, in_flight, diff)
+
+    async def _fresh_decision(self, patch: Patch) -> Mapping[str, Any]:
+        return (await self._decider.decision(patch))[0].to_json()
+
+    async def best(self) -> patch_pb2.Best:
+        """The current best with its scores per hardware class."""
+        best = await self._records.best()
+        return views.best_message(best, await self._scores(best.source_sha256, best.patch_id))
+
+    async def _scores(self, source_sha256: str, patch_id: str) -> list[patch_pb2.ClassScore]:
+        """Every counted trial of exactly this source: as a baseline, and as the candidate that it was."""
+        trials = await self._records.baseline_trials(source_sha256)
+        if patch_id:
+            trials += [t for t in await self._records.candidate_trials(patch_id) if t.source_sha256 == source_sha256]
+        by_class: dict[str, list[float]] = {}
+        for trial in trials:
+            if counts(trial) and trial.val_bpb is not None:
+                by_class.setdefault(trial.hardware_class, []).append(trial.val_bpb)
+        sigma = await self._decider.sigma()
+        return [
+            patch_pb2.ClassScore(
+                hardware_class=name, val_bpb=statistics.median(found), trials=len(found), sd_bpb=sigma.get(name, 0.0)
+            )
+            for name, found in sorted(by_class.items())
+        ]
+
+    async def leaderboard(self, limit: int) -> board_pb2.GetLeaderboardResponse:
+        """Volunteers by trials given, authors by gain."""
+        limit = min(limit or 50, limits.PAGE_ITEMS)
+        return board_pb2.GetLeaderboardResponse(
+            volunteers=await self._standings("trials", limit), authors=await self._standings("gain", limit)
+        )
+
+    async def _standings(self, ranking: str, limit: int) -> list[board_pb2.Standing]:
+        ranked = await self._store.ranked(ranking, limit, highest_first=True)
+        names = await self._records.names(member for member, _ in ranked)
+        return [
+            board_pb2.Standing(
+                rank=rank,
+                identity_id=member,
+                name=names.get(member, ""),
+                trials=int(await self._store.score("trials", member) or 0),
+                train_ms=int(await self._store.score("train_ms", member) or 0),
+                promotions=int(await self._store.score("promotions", member) or 0),
+                gain_bpb=await self._store.score("gain", member) or 0.0,
+            )
+            for rank, (member, _) in enumerate(ranked, start=1)
+        ]
+
+    async def status(self) -> board_pb2.GetStatusResponse:
+        """The swarm at this moment."""
+        challenge = self._swarm.parsed_challenge()
+        now = self._now_ms()
+        leases = sorted(await self._records.leases(), key=lambda lease: (lease.granted_at_ms, lease.lease_id))
+        progress = await self._records.progress([lease.lease_id for lease in leases])
+        names = await self._records.names(lease.identity_id for lease in leases)
+        seen = await self._store.ranked_between("seen", now - ACTIVE_MS, float(2**53), limits.PAGE_ITEMS * 100)
+        undecided = await self._records.open_patches()
+        return board_pb2.GetStatusResponse(
+            swarm_id=self._swarm.swarm_id,
+            challenge_name=challenge.name,
+            budget_ms=challenge.budget_ms,
+            generation=(await self._records.best()).generation,
+            identities=await self._store.count("identities"),
+            machines=await self._store.count("machines"),
+            machines_active=len(seen),
+            patches_open=sum(patch.verdict == "open" for patch in undecided),
+            patches=await self._store.size("patches"),
+            trials=await self._store.count("results"),
+            ledger_entries=await self._store.length("ledger"),
+            live=[
+                views.live_trial(lease, progress.get(lease.lease_id), names.get(lease.identity_id, ""))
+                for lease in leases
+            ],
+            now_ms=now,
+        )
+
+    async def events(self, start: int, *, follow: bool) -> AsyncIterator[board_pb2.Event]:
+        """Events in order from sequence number `start` on."""
+        while True:
+            lines = await self._store.items("ledger", start, start + LEDGER_PAGE - 1)
+            entries = [ledger.parse(line) for line in lines]
+            names = await self._records.names(str(entry.body.get("identity_id", "")) for entry in entries)
+            for entry in entries:
+                yield views.event(entry, names)
+            start += len(lines)
+            if not lines and not follow:
+                return
+            if not lines:
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def ledger_lines(self, start: int) -> AsyncIterator[bytes]:
+        """Ledger lines from `start` on."""
+        while lines := await self._store.items("ledger", start, start + LEDGER_PAGE - 1):
+            for line in lines:
+                yield line
+            start += len(lines)
+
+    async def source(self, sha256: str) -> bytes:
+        """The text of a source.
+
+        Raises:
+            NotFoundError: this swarm has none of that digest.
+        """
+        source = await self._records.source(sha256)
+        if source is None:
+            raise NotFoundError(f"no source {sha256[:12]} in this swarm")
+        return source
+
+    async def lineage_bundle(self) -> bytes:
+        """Branch `best` as a git bundle."""
+        return await asyncio.to_thread(self._lineage.bundle, limits.LINEAGE_BYTES)

@@ -1,0 +1,168 @@
+"""Typed reading of the store: records by their ids. Changes nothing and decides nothing."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from autoresearch import limits
+from autoresearch.digest import sha256_hex
+from autoresearch.v1.challenge_pb2 import Challenge
+
+from coordinator.model import Best, Identity, Lease, Machine, Order, Patch, Progress, Record, Trial
+from coordinator.rule import Rule
+from coordinator.store import Store
+
+R = TypeVar("R", bound=Record)
+SCHEMA = 1  # of the store's content; a newer one is refused
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm(Record):
+    """What was fixed when the swarm was made. Recorded in the ledger's first entry."""
+
+    swarm_id: str
+    schema: int
+    challenge: str  # the serialised Challenge in base64
+    rule: Mapping[str, Any]
+    noise_prior_bpb: float  # standard deviation of one trial on a hardware class that nothing is known of
+    first_baselines: int  # measured by a machine before its first candidate on a base
+    coordinator_key: str  # hex of the raw public key that signs orders
+    created_at_ms: int
+
+    @property
+    def challenge_bytes(self) -> bytes:
+        """The challenge as it is hashed."""
+        return base64.b64decode(self.challenge)
+
+    @property
+    def challenge_sha256(self) -> str:
+        """The challenge's name."""
+        return sha256_hex(self.challenge_bytes)
+
+    def parsed_challenge(self) -> Challenge:
+        """The challenge."""
+        return Challenge.FromString(self.challenge_bytes)
+
+    def parsed_rule(self) -> Rule:
+        """The rule."""
+        return Rule.from_json(self.rule)
+
+
+class Records:
+    """Reads records. `None` or an empty sequence where there is nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def swarm(self) -> Swarm | None:
+        """The swarm's fixed terms."""
+        return await self._one(Swarm, "meta", "swarm")
+
+    async def best(self) -> Best:
+        """The current best. Only after genesis."""
+        best = await self._one(Best, "meta", "best")
+        assert best is not None
+        return best
+
+    async def identity(self, identity_id: str) -> Identity | None:
+        """By id."""
+        return await self._one(Identity, "identities", identity_id)
+
+    async def names(self, identity_ids: Iterable[str]) -> dict[str, str]:
+        """Names of identities, by id; unknown ones are missing."""
+        wanted = sorted(set(identity_ids))
+        found = await self._many(Identity, "identities", wanted)
+        return {identity.identity_id: identity.name for identity in found}
+
+    async def machine(self, machine_id: str) -> Machine | None:
+        """By id."""
+        return await self._one(Machine, "machines", machine_id)
+
+    async def machines(self, machine_ids: Sequence[str]) -> list[Machine]:
+        """By ids; unknown ones are left out."""
+        return await self._many(Machine, "machines", machine_ids)
+
+    async def patch(self, patch_id: str) -> Patch | None:
+        """By id."""
+        return await self._one(Patch, "patches", patch_id)
+
+    async def patches(self, patch_ids: Sequence[str]) -> list[Patch]:
+        """By ids, in their order."""
+        return await self._many(Patch, "patches", patch_ids)
+
+    async def open_patches(self, most: int = 1000) -> list[Patch]:
+        """Patches that may still get trials, oldest first."""
+        ids = [member for member, _ in await self.store.ranked("open", most)]
+        return await self.patches(ids)
+
+    async def source(self, sha256: str) -> bytes | None:
+        """Text of a source."""
+        return await self.store.get("sources", sha256)
+
+    async def candidate_trials(self, patch_id: str) -> list[Trial]:
+        """Accepted results of a patch, in order of acceptance."""
+        return [Trial.from_bytes(item) for item in await self.store.items(f"trials:{patch_id}")]
+
+    async def baseline_trials(self, source_sha256: str) -> list[Trial]:
+        """Accepted baseline results of a best, in order of acceptance."""
+        return [Trial.from_bytes(item) for item in await self.store.items(f"baselines:{source_sha256}")]
+
+    async def orders(self, patch_id: str) -> list[tuple[Order, str]]:
+        """Orders under way of a patch ("" for baselines) with their states."""
+        ids = [order_id for order_id, _ in await self.store.ranked(f"underway:{patch_id}")]
+        states = [(state or b"").decode() for state in await self.store.get_many("order_state", ids)]
+        orders = await self._many(Order, "orders", ids)
+        return list(zip(orders, states, strict=True))
+
+    async def orders_made(self, patch_id: str) -> int:
+        """How many orders were ever made for a patch ("" for baselines)."""
+        return int(await self.store.score("orders_made", patch_id) or 0)
+
+    async def order(self, order_id: str) -> Order | None:
+        """By id."""
+        return await self._one(Order, "orders", order_id)
+
+    async def lease(self, lease_id: str) -> Lease | None:
+        """A live lease."""
+        return await self._one(Lease, "leases", lease_id)
+
+    async def ended_lease(self, lease_id: str) -> Lease | None:
+        """A lease that expired or was given back."""
+        return await self._one(Lease, "ended", lease_id)
+
+    async def live_leases(self, lease_ids: Sequence[str]) -> list[Lease]:
+        """Those of the leases that live."""
+        return await self._many(Lease, "leases", lease_ids)
+
+    async def leases(self) -> list[Lease]:
+        """Every live lease."""
+        return [Lease.from_bytes(item) for item in (await self.store.entries("leases")).values()]
+
+    async def progress(self, lease_ids: Sequence[str]) -> dict[str, Progress]:
+        """What leases' trials were doing at their last heartbeat."""
+        found = await self.store.get_many("progress", lease_ids)
+        return {key: Progress.from_bytes(item) for key, item in zip(lease_ids, found, strict=True) if item is not None}
+
+    async def lineage(self) -> list[Best]:
+        """Every best, oldest first."""
+        return [Best.from_bytes(item) for item in await self.store.items("lineage")]
+
+    async def match_patch(self, beginning: str) -> list[str]:
+        """Ids of the patches whose id starts so, at most two."""
+        if await self.store.get("patches", beginning) is not None:
+            return [beginning]
+        found: list[str] = []
+        offset = 0
+        while page := await self.store.ranked("patches", limits.PAGE_ITEMS, offset=offset):
+            found += [member for member, _ in page if member.startswith(beginning)]
+            offset += len(page)
+        return found[:2]
+
+    async def _one(self, kind: type[R], table: str, key: str) -> R | None:
+        data = await self.store.get(table, key)
+        return None if data is None else kind.from_bytes(data)
+
+    async def _many(self, kind: type[R], table: str, keys: Sequence[str]) -> list[R]:
+        found = await self.store.get_many(table, keys)
+        return [kind.from_bytes(item) for item in found if item is not None]

@@ -1,0 +1,198 @@
+"""The store on Redis or Valkey, through redis-py asyncio. The key space is described in `store.py`.
+
+Keys are `{swarm}:<kind>:<name>`: the hash tag keeps a swarm in one cluster slot. Tables are hashes, lists lists,
+rankings sorted sets. A change is one script, `transact.lua`, sent by its digest and loaded again when the server
+restarted. While the server is away calls wait and retry for `patience_s`, so that its restart is a pause and not a
+failure. Retrying a change whose answer was lost is safe only because every change carries a guard that its own
+operations invalidate, or is idempotent; `apply` reports such a repeat as a failed guard.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from coordinator.store import (
+    Append,
+    Bump,
+    Change,
+    Drop,
+    Guard,
+    Holds,
+    LedgerIs,
+    Operation,
+    Put,
+    Rank,
+    RankedUpTo,
+    StoreError,
+    Unrank,
+)
+
+SCHEMES = ("redis://", "rediss://", "unix://")
+RETRY_EVERY_S = 0.2
+T = TypeVar("T")
+
+
+def connect(url: str, *, patience_s: float = 10.0) -> Redis:
+    """A client for `redis://`, `rediss://` or `unix://`; nothing is sent yet.
+
+    Raises:
+        StoreError: not such an address.
+    """
+    if not url.startswith(SCHEMES):
+        raise StoreError(f"store address {url!r} is not one of redis://host:port/0, rediss://… or unix:///path")
+    retry = Retry(ConstantBackoff(RETRY_EVERY_S), retries=round(patience_s / RETRY_EVERY_S))
+    try:
+        return Redis.from_url(
+            url,
+            retry=retry,
+            retry_on_error=[RedisConnectionError, RedisTimeoutError],
+            socket_connect_timeout=5,
+            socket_timeout=30,
+            health_check_interval=15,
+        )
+    except ValueError as error:
+        raise StoreError(f"store address {url!r}: {error}") from error
+
+
+class RedisStore:
+    """A `Store` for one swarm. `name` becomes the hash tag of every key."""
+
+    def __init__(self, client: Redis, name: str) -> None:
+        self._client = client
+        self._name = name
+        text = resources.files("coordinator").joinpath("transact.lua").read_text()
+        self._script = client.register_script(text)
+
+    async def apply(self, change: Change) -> Guard | None:
+        """See `Store.apply`."""
+        keys, values, plan = _Encoder(self._key).encode(change)
+        failed = await _call(lambda: self._script(keys=keys, args=[plan, *values]))
+        return change.guards[failed - 1] if failed else None
+
+    async def get(self, table: str, key: str) -> bytes | None:
+        """See `Store.get`."""
+        found: bytes | None = await _call(lambda: self._client.hget(self._key("table", table), key))
+        return found
+
+    async def get_many(self, table: str, keys: Sequence[str]) -> list[bytes | None]:
+        """See `Store.get_many`."""
+        if not keys:
+            return []
+        found: list[bytes | None] = await _call(lambda: self._client.hmget(self._key("table", table), list(keys)))
+        return found
+
+    async def entries(self, table: str) -> Mapping[str, bytes]:
+        """See `Store.entries`."""
+        found: dict[bytes, bytes] = await _call(lambda: self._client.hgetall(self._key("table", table)))
+        return {key.decode(): value for key, value in found.items()}
+
+    async def count(self, table: str) -> int:
+        """See `Store.count`."""
+        return int(await _call(lambda: self._client.hlen(self._key("table", table))))
+
+    async def items(self, name: str, start: int = 0, stop: int = -1) -> list[bytes]:
+        """See `Store.items`."""
+        found: list[bytes] = await _call(lambda: self._client.lrange(self._key("list", name), start, stop))
+        return found
+
+    async def length(self, name: str) -> int:
+        """See `Store.length`."""
+        return int(await _call(lambda: self._client.llen(self._key("list", name))))
+
+    async def ranked(
+        self, ranking: str, limit: int = -1, *, offset: int = 0, highest_first: bool = False
+    ) -> list[tuple[str, float]]:
+        """See `Store.ranked`."""
+        stop = offset + limit - 1 if limit >= 0 else -1
+        if limit == 0:
+            return []
+        key = self._key("rank", ranking)
+        found = await _call(lambda: self._client.zrange(key, offset, stop, desc=highest_first, withscores=True))
+        return [(member.decode(), float(score)) for member, score in found]
+
+    async def ranked_between(self, ranking: str, low: float, high: float, limit: int) -> list[tuple[str, float]]:
+        """See `Store.ranked_between`."""
+        key = self._key("rank", ranking)
+        found = await _call(lambda: self._client.zrangebyscore(key, low, high, 0, limit, withscores=True))
+        return [(member.decode(), float(score)) for member, score in found]
+
+    async def score(self, ranking: str, member: str) -> float | None:
+        """See `Store.score`."""
+        found = await _call(lambda: self._client.zscore(self._key("rank", ranking), member))
+        return None if found is None else float(found)
+
+    async def size(self, ranking: str) -> int:
+        """See `Store.size`."""
+        return int(await _call(lambda: self._client.zcard(self._key("rank", ranking))))
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._client.aclose()
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{{{self._name}}}:{kind}:{name}"
+
+
+async def _call(command: Callable[[], Any]) -> Any:
+    try:
+        return await cast(Awaitable[Any], command())
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise StoreError(f"the store does not answer: {error}") from error
+    except ResponseError as error:
+        raise StoreError(f"the store refused a command: {error}") from error
+    except RedisError as error:
+        raise StoreError(f"the store failed: {error}") from error
+
+
+class _Encoder:
+    """Turns a change into KEYS, ARGV and the plan that points into them by index."""
+
+    def __init__(self, key_of: Callable[[str, str], str]) -> None:
+        self._key_of = key_of
+        self._keys: dict[str, int] = {}
+        self._values: list[bytes] = []
+
+    def encode(self, change: Change) -> tuple[list[str], list[bytes], bytes]:
+        guards = [self._guard(guard) for guard in change.guards]
+        operations = [self._operation(operation) for operation in change.operations]
+        return list(self._keys), self._values, json.dumps([guards, operations]).encode()
+
+    def _guard(self, guard: Guard) -> list[str | int]:
+        match guard:
+            case Holds(table, key, value):
+                wanted = 0 if value is None else self._value(value)
+                return ["holds", self._key("table", table), self._value(key), wanted]
+            case RankedUpTo(ranking, member, most):
+                return ["ranked", self._key("rank", ranking), self._value(member), self._value(repr(most))]
+            case LedgerIs(length):
+                return ["length", self._key("list", "ledger"), self._value(str(length))]
+
+    def _operation(self, operation: Operation) -> list[str | int]:
+        match operation:
+            case Put(table, key, value):
+                return ["put", self._key("table", table), self._value(key), self._value(value)]
+            case Drop(table, key):
+                return ["drop", self._key("table", table), self._value(key)]
+            case Append(name, value):
+                return ["append", self._key("list", name), self._value(value)]
+            case Rank(ranking, member, score):
+                return ["rank", self._key("rank", ranking), self._value(member), self._value(repr(score))]
+            case Unrank(ranking, member):
+                return ["unrank", self._key("rank", ranking), self._value(member)]
+            case Bump(ranking, member, by):
+                return ["bump", self._key("rank", ranking), self._value(member), self._value(repr(by))]
+
+    def _key(self, kind: str, name: str) -> int:
+        return self._keys.setdefault(self._key_of(kind, name), len(self._keys) + 1)
+
+    def _value(self, value: str | bytes) -> int:
+        self._values.append(value.encode() if isinstance(value, str) else value)
+        return len(self._values) + 1  # ARGV[1] is the plan

@@ -1,0 +1,125 @@
+"""Keeps the queues as the planner wants them and finds what a machine may run. Loads, asks `planning`, writes."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from coordinator import leasing, planning
+from coordinator.deciding import counts
+from coordinator.model import Machine, Order, Patch, Trial
+from coordinator.planning import MachineState, PatchState, Terms
+from coordinator.records import Records, Swarm
+from coordinator.verdict import Verdict
+
+ACTIVE_MS = 120_000  # a machine heard of within this time is planned for
+QUEUE_LOOK = 256  # ready orders that a machine looks through for one that it may run
+RESUME_AFTER_MS = 600_000  # a parked patch rests this long before idle machines look at it again
+
+
+class Scheduler:
+    """Plans, and offers a machine what it may run."""
+
+    def __init__(self, swarm: Swarm, records: Records, now_ms: Callable[[], int]) -> None:
+        self._swarm = swarm
+        self._rule = swarm.parsed_rule()
+        self._records = records
+        self._store = records.store
+        self._now_ms = now_ms
+
+    async def terms(self) -> Terms:
+        """What plans depend on besides the evidence."""
+        best = await self._records.best()
+        return Terms(self._rule.upper, self._rule.max_trials, self._swarm.first_baselines, best.source_sha256)
+
+    async def plan(self) -> None:
+        """Makes the ready orders what they should be now."""
+        terms = await self.terms()
+        patches = [await self._patch_state(patch) for patch in await self._worth_testing()]
+        machines = await self.machine_states([state.patch for state in patches], terms)
+        plan = planning.plan(patches, machines, terms)
+        for order in plan.cancel:
+            await self._store.apply(leasing.withdraw(order))
+        for order, old in plan.change:
+            await self._store.apply(leasing.requeue(order, old))
+        for order in plan.add:
+            await self._store.apply(leasing.enqueue(order))
+
+    async def _worth_testing(self) -> list[Patch]:
+        """Open patches; when there is none, the best of those that have rested."""
+        patches = await self._records.open_patches()
+        if any(patch.verdict == "open" for patch in patches):
+            return patches
+        resting = [member for member, _ in await self._store.ranked("parked", 8, highest_first=True)]
+        parked = await self._records.patches(resting)
+        rested = self._now_ms() - RESUME_AFTER_MS
+        resumed = [replace(patch, verdict="open") for patch in parked if patch.decided_at_ms <= rested]
+        return [*patches, *resumed[:1]]
+
+    async def _patch_state(self, patch: Patch) -> PatchState:
+        trials = await self._records.candidate_trials(patch.patch_id)
+        orders = await self._records.orders(patch.patch_id)
+        lease_ids = [state.removeprefix("leased:") for _, state in orders if state != "ready"]
+        leases = await self._records.live_leases(lease_ids)
+        return PatchState(
+            patch=patch,
+            trials=trials,
+            ready=[order for order, state in orders if state == "ready"],
+            leased=[(lease.identity_id, lease.machine_id) for lease in leases],
+            orders_made=await self._records.orders_made(patch.patch_id),
+            log_odds=float((patch.decision or {}).get("log_odds", 0.0)),
+            verdict=Verdict(patch.verdict),
+        )
+
+    async def machine_states(self, patches: Sequence[Patch], terms: Terms, only: str = "") -> list[MachineState]:
+        """Active machines (or the one named) with what they have measured on the bases that matter."""
+        since = self._now_ms() - ACTIVE_MS
+        seen = await self._store.ranked_between("seen", since, leasing.FOREVER, 10_000)
+        machines = await self._records.machines([only] if only else [machine_id for machine_id, _ in seen])
+        bases = {terms.best_sha256, *(patch.base_sha256 for patch in patches)}
+        trials = [trial for base in sorted(bases) for trial in await self._records.baseline_trials(base)]
+        runs = [(p.base_sha256, t) for p in patches for t in await self._records.candidate_trials(p.patch_id)]
+        orders = [order for order, _ in await self._records.orders("")]
+        made = await self._records.orders_made("")
+        return [_machine_state(machine, trials, runs, orders, made) for machine in machines]
+
+    async def orders_for(self, machine: Machine) -> list[Order]:
+        """Ready orders that this machine may run, best first."""
+        terms = await self.terms()
+        queue = [member for member, _ in await self._store.ranked(f"ready:{machine.hardware_class}", QUEUE_LOOK)]
+        orders = [order for order_id in queue if (order := await self._records.order(order_id)) is not None]
+        patches = await self._records.patches(sorted({order.patch_id for order in orders if order.patch_id}))
+        if not orders:
+            return []
+        (state,) = await self.machine_states(patches, terms, only=machine.machine_id)
+        trials = {patch.patch_id: await self._records.candidate_trials(patch.patch_id) for patch in patches}
+        runs = {patch_id: planning.runs_by_identity(done) for patch_id, done in trials.items()}
+        return [
+            order
+            for order in orders
+            if planning.may_run(order, state, runs.get(order.patch_id, {}).get(machine.identity_id, 0), terms)
+        ]
+
+    async def is_broken(self, machine: Machine) -> bool:
+        """Whether the machine fails on the bests that others run."""
+        states = await self.machine_states([], await self.terms(), only=machine.machine_id)
+        return any(planning.is_broken(state) for state in states)
+
+
+def _machine_state(
+    machine: Machine,
+    baselines: Sequence[Trial],
+    runs: Sequence[tuple[str, Trial]],
+    orders: Sequence[Order],
+    made: int,
+) -> MachineState:
+    own = [trial for trial in baselines if trial.machine_id == machine.machine_id]
+    mine = [(base, trial) for base, trial in runs if trial.machine_id == machine.machine_id]
+    recent = [trial for trial in own if trial.accepted_at_ms >= machine.enrolled_at_ms]
+    return MachineState(
+        machine=machine,
+        baselines=Counter(trial.source_sha256 for trial in own if counts(trial)),
+        failed_baselines=Counter(trial.source_sha256 for trial in recent if trial.outcome != "completed"),
+        candidate_runs=Counter(base for base, trial in mine if counts(trial)),
+        baseline_orders=[order for order in orders if order.machine_id == machine.machine_id],
+        baselines_made=made,
+    )

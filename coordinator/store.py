@@ -1,0 +1,180 @@
+"""The port to what holds a swarm's state: tables, lists, rankings, and one atomic guarded change.
+
+Everything that alters state is a `Change`: guards that must hold and operations that then happen together or not at
+all, together with the ledger lines that record them. What to change is decided by the callers; a store only moves
+values. `redis_store.py` is the adapter.
+
+Tables (id -> JSON unless said otherwise)
+    identities   identity id -> Identity            machines    machine id -> Machine
+    patches      patch id -> Patch                  fingerprints  candidate's fingerprint -> patch id
+    sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best
+    diffs        patch id -> the author's diff
+    orders       order id -> Order
+    order_state  order id -> "ready" | "leased:<lease>" | "done" | "cancelled"
+    leases       lease id -> Lease (live)           progress    lease id -> Progress (live)
+    ended        lease id -> Lease (expired or given back; a late result may still fill its order)
+    running      "<patch id>/<identity id>" -> lease id, so that one identity runs a patch once at a time
+    filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> lease id
+Lists
+    ledger       ledger lines                       lineage     Best, one per generation
+    trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
+Rankings (member -> score)
+    patches      patch id -> submitted at           open        patch id -> submitted at, still worth trials
+    expiry       lease id -> expires at             seen        machine id -> last heard of
+    ended        lease id -> ended at               parked      patch id -> log odds, undecided but resting
+    ready:<hardware class>  order id -> priority    bases       source sha256 -> generation
+    underway:<patch id>     order id -> 0, ready or leased ones ("" for baselines)
+    orders_made  patch id -> orders ever made for it, so that every order has its own id
+    trials, train_ms  identity id -> leaderboard    promotions, gain  identity id -> leaderboard
+Times are Unix milliseconds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class StoreError(Exception):
+    """The store cannot be used: unreachable, full, or holding something of another version. The operator's to mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Guard: the table's entry equals `value`; None means that there is none."""
+
+    table: str
+    key: str
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedUpTo:
+    """Guard: the member is in the ranking with a score of at most `most`."""
+
+    ranking: str
+    member: str
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerIs:
+    """Guard: the ledger has exactly this many lines."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Sets a table's entry."""
+
+    table: str
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Removes a table's entry; none there is fine."""
+
+    table: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Appends to a list."""
+
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Sets a member's score."""
+
+    ranking: str
+    member: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unrank:
+    """Removes a member; none there is fine."""
+
+    ranking: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bump:
+    """Adds to a member's score."""
+
+    ranking: str
+    member: str
+    by: float
+
+
+Guard = Holds | RankedUpTo | LedgerIs
+Operation = Put | Drop | Append | Rank | Unrank | Bump
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Guards and, if all hold, operations: one atomic step."""
+
+    guards: Sequence[Guard] = field(default=())
+    operations: Sequence[Operation] = field(default=())
+
+
+class Store(Protocol):
+    """What the coordinator needs of a store. Every method raises StoreError when the store cannot be used."""
+
+    async def apply(self, change: Change) -> Guard | None:
+        """Applies the change, or returns the first guard that did not hold and changes nothing."""
+        ...
+
+    async def get(self, table: str, key: str) -> bytes | None:
+        """One entry."""
+        ...
+
+    async def get_many(self, table: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Entries in the order of `keys`."""
+        ...
+
+    async def entries(self, table: str) -> Mapping[str, bytes]:
+        """A whole table. Only for tables that stay small (live leases, machines)."""
+        ...
+
+    async def count(self, table: str) -> int:
+        """Number of entries of a table."""
+        ...
+
+    async def items(self, name: str, start: int = 0, stop: int = -1) -> list[bytes]:
+        """Items `start` to `stop` of a list, both included, negative from the end."""
+        ...
+
+    async def length(self, name: str) -> int:
+        """Length of a list."""
+        ...
+
+    async def ranked(
+        self, ranking: str, limit: int = -1, *, offset: int = 0, highest_first: bool = False
+    ) -> list[tuple[str, float]]:
+        """Members with scores in order; ties by member."""
+        ...
+
+    async def ranked_between(self, ranking: str, low: float, high: float, limit: int) -> list[tuple[str, float]]:
+        """Members with low <= score <= high, lowest first."""
+        ...
+
+    async def score(self, ranking: str, member: str) -> float | None:
+        """A member's score; None when it is not in the ranking."""
+        ...
+
+    async def size(self, ranking: str) -> int:
+        """Number of members of a ranking."""
+        ...
+
+    async def close(self) -> None:
+        """Closes connections."""
+        ...

@@ -21,7 +21,6 @@ from typing import Final
 
 from autoresearch.limits import DIFF_BYTES, SOURCE_BYTES
 from autoresearch.text import clean_line
-
 from coordinator.admission_errors import AdmissionCode, AdmissionError, quoted
 from coordinator.unified_diff import MAX_HUNKS, PATCHED_FILE, apply_hunks, apply_patch, parse_patch
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from autoresearch.limits import DIFF_BYTES
-
 from coordinator.admission_errors import AdmissionCode, AdmissionError, quoted
 
 PATCHED_FILE: Final = "train.py"

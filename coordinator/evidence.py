@@ -7,7 +7,7 @@ depends on the order of the results.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,10 +106,10 @@ def moments(pairs: Sequence[Pair]) -> Moments:
     return Moments(math.fsum(1.0 / p.variance for p in pairs), math.fsum(p.gain_bpb / p.variance for p in pairs))
 
 
-def total(parts: Collection[Moments]) -> Moments:
+def total(parts: Sequence[Moments]) -> Moments:
     """The sums over at least one group of pairs."""
     if len(parts) == 1:
-        return next(iter(parts))
+        return parts[0]
     return Moments(math.fsum(part.information for part in parts), math.fsum(part.score for part in parts))
 
 

@@ -21,7 +21,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "park": (-50.0, 0.0),  # never above 0: a patch nobody has run yet must not be parked
         "beta": (1e-9, 0.5),
         "eps": (1e-6, 0.5),
-        "cap": (1.0, 1e6),
+        "cap": (1.1, 1e6),  # at 1 nobody could ever vote for a patch
         "tau_bpb": (0.0, 1.0),
         "min_identities": (1, 1000),
         "min_classes": (1, 1000),
@@ -122,11 +122,10 @@ class Rule:
 
 
 def _check(name: str, value: object, bounds: tuple[float, float]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RuleError(name, value, "must be a finite number")
-    if name in WHOLE_NUMBERS and not isinstance(value, int):
+    number = _number(name, value)
+    if name in WHOLE_NUMBERS and not isinstance(number, int):
         raise RuleError(name, value, "must be a whole number")
-    if not bounds[0] <= value <= bounds[1]:
+    if not bounds[0] <= number <= bounds[1]:
         raise RuleError(name, value, f"must be from {bounds[0]:g} to {bounds[1]:g}")
 
 

@@ -80,10 +80,13 @@ def hear(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> list[Wi
 
 def _let_vote(witness: Witness, rule: Rule) -> None:
     if witness.pairs:
-        by_class = {name: moments(pairs) for name, pairs in witness.pairs.items()}
-        witness.moments = total(by_class.values())
+        parts = []
+        for name, pairs in witness.pairs.items():
+            own = moments(pairs)
+            witness.guards[name] = worse(own, rule.guard_delta_bpb, rule.eps, rule.cap)
+            parts.append(own)
+        witness.moments = total(parts)
         witness.vote = bounded(log_likelihood_ratio(witness.moments, rule.delta_bpb), rule.eps, rule.cap)
-        witness.guards = {name: worse(own, rule.guard_delta_bpb, rule.eps, rule.cap) for name, own in by_class.items()}
     elif witness.crash_classes:
         witness.vote = rule.alarm
     if witness.disqualified:

@@ -146,7 +146,7 @@ def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT
         shrunk_gain_bpb=shrunk(pooled.gain_bpb, pooled.standard_error**-2, rule.delta_bpb) if pooled else None,
         class_gains=class_gains(witnesses, rule.display_scale_bpb),
         identities=counts.finishers,
-        hangs_on=tuple(w.identity for w in witnesses if _judge(_without(w, counts, classes, rule), rule) != verdict),
+        hangs_on=_hangs_on(witnesses, counts, classes, rule),
         classes=tuple(sorted(name for name, tally in classes.items() if tally.finishers)),
         trials=sum(witness.trials for witness in witnesses),
         bad_classes=bad_classes,
@@ -210,16 +210,26 @@ def _count(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], rule
     )
 
 
+def _hangs_on(
+    witnesses: Sequence[Witness], counts: _Counts, classes: Mapping[str, ClassTally], rule: Rule
+) -> tuple[str, ...]:
+    verdict = _judge(counts, rule)
+    return tuple(w.identity for w in witnesses if _judge(_without(w, counts, classes, rule), rule) is not verdict)
+
+
 def _without(witness: Witness, counts: _Counts, classes: Mapping[str, ClassTally], rule: Rule) -> _Counts:
     """The counts if this identity had reported nothing. Touches only its own classes, so that asking it of every
     identity costs no more than the decision itself."""
     finished = bad = doubtful = 0  # changes
     for name, guard in witness.guards.items():
         now = classes[name]
-        then = ClassTally(now.finishers - 1, now.crashers - (name in witness.crash_classes), now.guard - guard)
-        finished -= not then.finishers
-        bad += then.bad(rule) - now.bad(rule)
-        doubtful += then.doubtful()
+        if now.finishers > 1:  # nearly always
+            bad += (now.guard - guard >= rule.guard_upper) - (now.guard >= rule.guard_upper)
+        else:
+            then = ClassTally(0, now.crashers - (name in witness.crash_classes), 0.0)
+            finished -= 1
+            bad += then.bad(rule) - now.bad(rule)
+            doubtful += then.doubtful()
     for name in witness.crash_classes:
         if name not in witness.guards:
             now = classes[name]
@@ -284,21 +294,18 @@ def _sentence(
 
 def _missing(counts: _Counts, rule: Rule) -> str:
     """The least that could still make it win."""
-    classes = max(0, rule.min_classes - counts.classes)
     votes = math.ceil((rule.upper - counts.log_odds) / math.log(rule.cap) - SLACK)
+    classes = max(0, rule.min_classes - counts.classes)
     machines = max(votes, rule.min_identities - counts.finishers, classes, 1)
-    if not classes:
-        return _many(machines, "more machine")
-    if classes == machines:
-        return f"{_many(machines, 'more machine')} of {_many(classes, 'other kind', bare=True)}"
-    return f"{_many(machines, 'more machine')}, {classes} of {_many(classes, 'other kind', bare=True)}"
+    what = _many(machines, "more trial" if rule.min_identities == 1 else "more machine")
+    if not classes or rule.min_classes == 1:
+        return what
+    kinds = "another kind" if classes == 1 else "different kinds" if not counts.classes else "other kinds"
+    return f"{what} of {kinds}" if classes == machines else f"{what}, {classes} of {kinds}"
 
 
-def _many(count: int, noun: str, *, bare: bool = False) -> str:
-    plural = noun if count == 1 else f"{noun}s"
-    if bare:
-        return f"another {plural.removeprefix('other ')}" if count == 1 else plural
-    return f"{count} {plural}"
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _odds(log_odds: float) -> str:

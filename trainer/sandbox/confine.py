@@ -6,18 +6,12 @@ that fails ends the start: nothing runs half-protected. Leaves out what must be 
 """
 
 import os
-import resource
 
-from trainer.sandbox import kernel, landlock, seccomp
+from trainer.sandbox import kernel, landlock, limits, seccomp
 from trainer.sandbox.syscalls import ARCHITECTURES
 
 # What programs read about themselves. Not the whole folder: `net` beneath it shows the machine's connections.
 OWN_PROC = ("maps", "smaps", "stat", "statm", "status", "cmdline", "auxv", "limits", "cgroup", "fd", "fdinfo")
-_GIB = 1 << 30
-_OPEN_FILES = 1024
-_THREADS_OF_A_PERSON = 8192
-# Libraries map far more than they use: address space is bounded loosely, memory itself by RLIMIT_DATA and the watch.
-_ADDRESS_SPACE_SLACK = 16 * _GIB
 
 
 def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ignore[type-arg] # from marshal
@@ -34,7 +28,7 @@ def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ign
         raise OSError("the supervisor is gone")
     close_all_but({0, 1, 2, report, *settings["pass_fds"]})
     os.chdir(settings["write_dir"])
-    _limit(settings)
+    limits.apply(settings)
     kernel.default_signals()
     kernel.drop_capabilities(ARCHITECTURES[os.uname().machine][1]["capset"])
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
@@ -52,22 +46,3 @@ def close_all_but(kept: set[int]) -> None:
                 os.close(int(name))
             except OSError:
                 pass  # the descriptor that listed the folder
-
-
-def _limit(settings: dict) -> None:  # type: ignore[type-arg]
-    memory, cpu = settings["memory_bytes"], settings["cpu_s"]
-    limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: settings["file_bytes"],
-        resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_DATA: memory,
-        resource.RLIMIT_MEMLOCK: memory,
-        resource.RLIMIT_NPROC: _THREADS_OF_A_PERSON,
-    }
-    if not settings["gpu"]:  # GPU drivers reserve terabytes of address space
-        limits[resource.RLIMIT_AS] = memory + _ADDRESS_SPACE_SLACK
-    for kind, value in limits.items():
-        _, hard = resource.getrlimit(kind)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (bound, bound))

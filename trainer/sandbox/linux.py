@@ -1,40 +1,16 @@
-"""The Linux sandbox as its user sees it: starts the supervisor, and speaks with it.
+"""The Linux sandbox: which rules a policy becomes, and whether this kernel can hold them.
 
-Leaves out the protection itself: `supervisor.py`, `confine.py`, `landlock.py`, `seccomp.py`, `namespaces.py`,
-`watch.py`.
+Leaves out the protection itself (`supervisor.py`, `confine.py`, `landlock.py`, `seccomp.py`, `namespaces.py`,
+`root.py`, `watch.py`) and speaking with it (`supervised.py`).
 """
 
-import marshal
 import os
-import select
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from trainer.sandbox import landlock, seccomp
-from trainer.sandbox.policy import Policy, SandboxError, Usage
-
-# The supervisor needs four small modules of this package and nothing that the package itself imports.
-_BOOT = """
-import sys
-for name, folder in zip(("trainer", "trainer.sandbox"), sys.argv[2:]):
-    package = type(sys)(name)
-    package.__path__ = [folder]
-    sys.modules[name] = package
-from trainer.sandbox.supervisor import main
-main(int(sys.argv[1]))
-"""
-_FOLDER = Path(__file__).resolve().parent
-_START_S = 30.0
-_END_S = 30.0
-_LINE_MAX = 64 * 1024
+from trainer.sandbox.policy import Policy, SandboxError
+from trainer.sandbox.supervised import SupervisedProcess, settings_of, start
 
 _READABLE = (
     *(f"/proc/{name}" for name in ("cpuinfo", "meminfo", "stat", "version", "filesystems", "devices")),
@@ -68,178 +44,13 @@ def launch(
     stderr: int,
     pass_fds: tuple[int, ...] = (),
     namespaces: bool = True,
-) -> "LinuxProcess":
+) -> SupervisedProcess:
     """Start `argv` under `policy`. Raises SandboxError if any protection could not be had; nothing ran then."""
     reason = unavailable()
     if reason is not None:
         raise SandboxError(reason)
-    settings = _settings(argv, policy, env, pass_fds, namespaces)
-    ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(_FOLDER.parent), str(_FOLDER)]
-        supervisor = subprocess.Popen(
-            command,
-            env={name: env[name] for name in ("LD_LIBRARY_PATH",) if name in env},
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=(theirs.fileno(), *pass_fds),
-            start_new_session=True,
-            cwd="/",
-        )
-    return LinuxProcess(supervisor, ours, settings)
-
-
-class LinuxProcess:
-    """A candidate behind its supervisor. Safe to use from several threads."""
-
-    def __init__(self, supervisor: "subprocess.Popen[bytes]", channel: socket.socket, settings: bytes) -> None:
-        self._supervisor = supervisor
-        self._channel = channel
-        self._lock = threading.Lock()
-        self._received = b""
-        self._status: int | None = None
-        self._usage = Usage(0.0, 0)
-        self.exceeded: str | None = None
-        self.pid = 0
-        with suppress(OSError):  # it died at once: reading says so
-            channel.sendall(len(settings).to_bytes(4, "big") + settings)
-        self.protection = self._started()
-
-    def fileno(self) -> int:
-        """Readable when the candidate may have ended."""
-        return self._channel.fileno()
-
-    def poll(self) -> int | None:
-        """See SandboxedProcess."""
-        with self._lock:
-            while self._status is None and self._readable(0):
-                self._hear(self._line())
-            return self._status
-
-    def wait(self, timeout_s: float) -> int:
-        """See SandboxedProcess."""
-        until_s = time.monotonic() + timeout_s
-        while (status := self.poll()) is None:
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError(f"the candidate still ran after {timeout_s:g} s")
-            self._readable(min(left_s, 1.0))
-        return status
-
-    def kill_tree(self) -> None:
-        """See SandboxedProcess."""
-        with suppress(OSError):  # it ended before
-            self._channel.sendall(b"k")
-        try:
-            self.wait(_END_S)
-        except TimeoutError as error:
-            raise SandboxError(f"process {self.pid} does not end: restart this machine") from error
-
-    def usage(self) -> Usage:
-        """See SandboxedProcess."""
-        with self._lock:
-            if self._status is None:
-                self._ask()
-            return self._usage
-
-    def _ask(self) -> None:
-        try:
-            self._channel.sendall(b"u")
-        except OSError:
-            return
-        while self._status is None:
-            if not self._readable(_END_S):
-                raise SandboxError("the sandbox's supervisor does not answer: restart the volunteer")
-            if self._hear(self._line()) == "usage":
-                return
-
-    def _started(self) -> str:
-        with self._lock:
-            line = self._line() if self._readable(_START_S) else "failed the supervisor did not start in time"
-        word, _, rest = line.partition(" ")
-        if word == "started":
-            pid, _, protection = rest.partition(" ")
-            self.pid = int(pid)
-            return protection
-        self._channel.close()
-        self._supervisor.kill()
-        self._supervisor.wait()
-        raise SandboxError(f"the sandbox could not be built: {rest or 'its supervisor died'}")
-
-    def _hear(self, line: str) -> str:
-        """Take one line in; its first word."""
-        word, *facts = line.split() if line else ["gone"]
-        if word in {"usage", "ended"}:
-            cpu_s, peak_bytes = facts[-2:] if word == "usage" else facts[1:3]
-            self._usage = Usage(float(cpu_s), int(peak_bytes))
-        if word == "ended":
-            self.exceeded = None if facts[3] == "-" else facts[3]
-            self._finish(int(facts[0]))
-        elif word == "gone":
-            self._kill_orphans()
-            self._finish(-signal.SIGKILL)
-        return word
-
-    def _finish(self, status: int) -> None:
-        self._supervisor.wait()
-        self._channel.close()
-        self._status = status
-
-    def _kill_orphans(self) -> None:
-        """The supervisor was killed: end its group ourselves, and wait until the system has collected it."""
-        until_s = time.monotonic() + _END_S
-        while time.monotonic() < until_s:
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
-            time.sleep(0.005)
-        raise SandboxError(f"processes of group {self.pid} do not end: restart this machine")
-
-    def _readable(self, timeout_s: float) -> bool:
-        if b"\n" in self._received:
-            return True
-        try:
-            return bool(select.select([self._channel], [], [], timeout_s)[0])
-        except (OSError, ValueError):
-            return True  # closed by another thread that saw the end
-
-    def _line(self) -> str:
-        """The next line; empty when the supervisor is no more."""
-        while b"\n" not in self._received and len(self._received) < _LINE_MAX:
-            try:
-                piece = self._channel.recv(4096)
-            except OSError:
-                piece = b""
-            if not piece:
-                return ""
-            self._received += piece
-        line, _, self._received = self._received.partition(b"\n")
-        return line.decode(errors="replace")
-
-
-def _settings(
-    argv: Sequence[str], policy: Policy, env: Mapping[str, str], pass_fds: tuple[int, ...], namespaces: bool
-) -> bytes:
-    program = shutil.which(argv[0], path=env.get("PATH", os.defpath))
-    if program is None:
-        raise SandboxError(f"there is no program {argv[0]!r}")
-    return marshal.dumps(
-        {
-            "argv": [program, *argv[1:]],
-            "env": dict(env),
-            "rules": rules(policy),
-            "write_dir": str(policy.write_dir),
-            "memory_bytes": policy.memory_bytes,
-            "file_bytes": policy.file_bytes,
-            "processes": policy.processes,
-            "cpu_s": policy.cpu_s,
-            "gpu": bool(policy.gpu_devices),
-            "pass_fds": list(pass_fds),
-            "namespaces": namespaces,
-        }
-    )
+    settings = settings_of(argv, policy, env) | {"rules": rules(policy), "namespaces": namespaces}
+    return start("trainer.sandbox.supervisor", settings, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
 
 
 def rules(policy: Policy) -> list[tuple[str, int]]:

@@ -8,8 +8,8 @@ Beyond the plain list:
 - No signal, limit or affinity for another process where neither a pid namespace nor Landlock keeps them apart.
 - `setsid` and `setpgid` succeed and do nothing: the candidate's processes stay in one process group for ever, which is
   what makes one `kill` reach them all at once (see `supervisor.py`). Worker pools call `setsid` and carry on.
-- `chmod` and `utime` likewise: Landlock does not mediate them, so they could spoil files outside, while tools
-  that use them on their own output do not depend on it.
+- `chmod` likewise: Landlock does not mediate it, so it could spoil files outside, while tools that use it on their own
+  output do not depend on it. `utime`, `chown` and extended attributes are not mediated either, and fail.
 - One process: starting another fails with EPERM. `clone3` is always ENOSYS, since a filter cannot read its arguments;
   the C library then uses `clone`, whose flags can be read.
 
@@ -41,13 +41,13 @@ timer_settime timer_gettime timer_getoverrun timer_delete clock_gettime clock_ge
 copy_file_range membarrier rseq getcpu execve get_mempolicy set_mempolicy mbind pkey_alloc pkey_free pkey_mprotect
 close_range map_shadow_stack
 """.split()  # noqa: SIM905 - as above
-_PRETENDED = "setsid setpgid chmod fchmod fchmodat fchmodat2 utime utimes futimesat utimensat".split()  # noqa: SIM905 - as above
+_PRETENDED = "setsid setpgid chmod fchmod fchmodat fchmodat2".split()  # noqa: SIM905 - as above
 # Named only so that the error reads "not permitted" rather than "not implemented".
 _FORBIDDEN = """
 socket connect bind ptrace process_vm_readv process_vm_writev rt_sigqueueinfo rt_tgsigqueueinfo tkill pidfd_send_signal
 pidfd_getfd mount umount2 pivot_root chroot unshare setns keyctl add_key request_key bpf perf_event_open userfaultfd
 io_uring_setup kexec_load init_module finit_module truncate symlink symlinkat mknod mknodat personality chown fchown
-lchown fchownat seccomp
+lchown fchownat utime utimes futimesat utimensat seccomp
 """.split()  # noqa: SIM905 - as above
 _PAIR_CALLS = "sendto recvfrom sendmsg recvmsg shutdown getsockopt getsockname".split()  # noqa: SIM905 - as above
 

@@ -16,39 +16,38 @@ Up, lines: `started PID PROTECTION`, `failed WHY`, `usage CPU_S PEAK_BYTES`, `en
 Runs without Python's site and imports little: its start is part of every trial's.
 """
 
-import marshal
 import os
 import select
 import time
 
-from trainer.sandbox import confine, kernel, landlock, namespaces
-from trainer.sandbox.watch import ENTRIES_MAX, TOTAL_PER_FILE, Tree, folder_bytes
+from trainer.sandbox import channel, confine, kernel, landlock, namespaces
+from trainer.sandbox.disk import ENTRIES_MAX, TOTAL_PER_FILE, folder_bytes
+from trainer.sandbox.watch import Tree
 
 _INTERVAL_S = 0.05
 _FOLDER_INTERVAL_S = 0.25
 _FOLDER_SHARE = 20  # looking at the folder may take one part in so many of the time
 
 
-def main(channel: int) -> None:
-    """Run one candidate to its end."""
-    settings = _receive(channel)
+def main(number: int) -> None:
+    """Run one candidate to its end; `number` is the channel's descriptor."""
+    settings = channel.receive(number)
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    os.set_inheritable(channel, False)
+    os.set_inheritable(number, False)
     try:
-        supervisor = Supervisor(channel, settings)
+        supervisor = Supervisor(number, settings)
     except (OSError, ValueError) as error:
-        _say(channel, f"failed {error}")
-        _reap()
-        return
+        channel.say(number, f"failed {error}")
+        return  # what was started reads that its supervisor is gone, or dies with it
     supervisor.run()
 
 
 class Supervisor:
     """One candidate, from start to end."""
 
-    def __init__(self, channel: int, settings: dict) -> None:  # type: ignore[type-arg] # from marshal
+    def __init__(self, number: int, settings: dict) -> None:  # type: ignore[type-arg] # from marshal
         """Start the candidate. Raises OSError, with the reason, where any protection could not be had."""
-        self._channel = channel
+        self._number = number
         self._settings = settings
         settings["pid_namespace"] = settings["namespaces"] and namespaces.enter()
         report, reporting = os.pipe()
@@ -56,37 +55,38 @@ class Supervisor:
         self._start = namespaces.start(settings, reporting, going)
         os.close(reporting)
         os.close(going)
-        self._candidate = int(_line(report) or 0)
+        settings["own_root"] = settings["pid_namespace"] and bool(channel.line(report))
+        self._candidate = _number(channel.line(report))
         # While these are open the kernel keeps the entries that Landlock's rules are tied to.
         self._pins = [os.open(f"/proc/{self._candidate}/{name}", os.O_PATH) for name in confine.OWN_PROC]
         os.write(go, b"g")
         os.close(go)
-        _let_go(settings["pass_fds"])
-        failure = _line(report)
+        channel.let_go(settings["pass_fds"])
+        failure = channel.line(report)
         if failure:
             raise OSError(failure)
         os.close(report)
         self._tree = Tree(self._candidate, alone=settings["processes"] == 1)
-        _say(channel, f"started {self._candidate} {_protection(settings)}")
+        channel.say(number, f"started {self._candidate} {_protection(settings)}")
 
     def run(self) -> None:
         """Watch until something ends it, end all of it, and say how it went."""
         bound = self._watch()
         status, cpu_s = self._end()
         cpu_s = max(cpu_s, self._tree.cpu_s())
-        _say(self._channel, f"ended {status} {cpu_s:.3f} {self._tree.peak_memory_bytes} {bound or '-'}")
+        channel.say(self._number, f"ended {status} {cpu_s:.3f} {self._tree.peak_memory_bytes} {bound or '-'}")
 
     def _watch(self) -> str | None:
         ended = os.pidfd_open(self._start.first)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
-        poll.register(self._channel, select.POLLIN)
+        poll.register(self._number, select.POLLIN)
         folder_due_at = 0.0
         while True:
             ready = {number for number, _ in poll.poll(_INTERVAL_S * 1000)}
             if ended in ready:
                 return None
-            if self._channel in ready and not self._obey():
+            if self._number in ready and not self._obey():
                 return None
             bound = self._tree.broken_bound(self._settings)
             now = time.monotonic()
@@ -98,9 +98,9 @@ class Supervisor:
 
     def _obey(self) -> bool:
         """One word from the parent; False when it wants the end, or is no more."""
-        word = os.read(self._channel, 1)
+        word = os.read(self._number, 1)
         if word == b"u":
-            _say(self._channel, f"usage {self._tree.cpu_s():.3f} {self._tree.peak_memory_bytes}")
+            channel.say(self._number, f"usage {self._tree.cpu_s():.3f} {self._tree.peak_memory_bytes}")
             return True
         return False
 
@@ -127,58 +127,15 @@ class Supervisor:
                 status = self._start.status(raw)
 
 
-def _receive(channel: int) -> dict:  # type: ignore[type-arg]
-    length = int.from_bytes(_exactly(channel, 4), "big")
-    settings = marshal.loads(_exactly(channel, length))  # noqa: S302 - from the parent, over a private socket
-    assert isinstance(settings, dict)
-    return settings
-
-
-def _exactly(channel: int, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        piece = os.read(channel, length - len(data))
-        if not piece:
-            raise SystemExit
-        data += piece
-    return data
-
-
-def _line(pipe: int) -> str:
-    data = b""
-    while not data.endswith(b"\n"):
-        piece = os.read(pipe, 1)
-        if not piece:
-            break
-        data += piece
-    return data.decode(errors="replace").strip()
-
-
-def _say(channel: int, line: str) -> None:
-    try:  # noqa: SIM105 - contextlib doubles the launcher's start-up
-        os.write(channel, line.replace("\n", " ").encode() + b"\n")
-    except OSError:
-        pass  # the parent is no more
-
-
-def _let_go(pass_fds: list[int]) -> None:
-    """Close what is the candidate's alone, so that its end of a pipe closes when it does."""
-    nothing = os.open("/dev/null", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
-    for number in pass_fds:
-        os.close(number)
-
-
 def _protection(settings: dict) -> str:  # type: ignore[type-arg]
     signals = " with signals" if landlock.scopes_signals() else ""
     namespaced = "namespaces, " if settings["pid_namespace"] else ""
-    return f"{namespaced}Landlock {landlock.abi()}{signals}, system-call filter"
+    rooted = "own root, " if settings["own_root"] else ""
+    return f"{namespaced}{rooted}Landlock {landlock.abi()}{signals}, system-call filter"
 
 
-def _reap() -> None:
-    while True:
-        try:
-            os.wait4(-1, 0)
-        except ChildProcessError:
-            return
+def _number(said: str) -> int:
+    """The candidate's process, or the reason there is none. Raises OSError."""
+    if not said.isdigit():
+        raise OSError(said or "the candidate's process died before it began")
+    return int(said)

@@ -9,10 +9,7 @@ import os
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:", b"VmPTE:")
 THREADS_MAX = 4096
-ENTRIES_MAX = 20_000
 _SHARED = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
-# A folder's whole content against one file's bound: a checkpoint may be written beside the one it replaces.
-TOTAL_PER_FILE = 2
 # All that was ever written against the same bound: rewriting is honest, wearing out a disk is not.
 WRITTEN_PER_FILE = 64
 
@@ -97,29 +94,6 @@ class Tree:
         for line in _read(f"/proc/{pid}/io").splitlines():
             if line.startswith(b"write_bytes:"):
                 self._written[pid] = int(line.split()[1])
-
-
-def folder_bytes(folder: str) -> tuple[int, int]:
-    """Space taken and entries beneath `folder`, not following links. Raises OSError where it hides something."""
-    size = entries = 0
-    waiting = [folder]
-    while waiting:
-        try:
-            listing = os.scandir(waiting.pop())
-        except FileNotFoundError:
-            continue
-        with listing:
-            for entry in listing:
-                entries += 1
-                try:
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                except FileNotFoundError:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-        if entries > ENTRIES_MAX:
-            break
-    return size, entries
 
 
 def _share_bytes(pid: str) -> int:

@@ -1,0 +1,293 @@
+"""A volunteer joins a coordinator over real TLS and gRPC, and works through its orders."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from autoresearch.digest import sha256_hex
+from autoresearch.v1 import trial_pb2
+from autoresearch.v1 import volunteer_service_pb2 as wire
+from autoresearch.v1.challenge_pb2 import Challenge
+from autoresearch.v1.trial_pb2 import Order
+from tests.integration.test_volunteer_fake import SOURCE, SWARM_ID, TIMEOUT_S, FakeCoordinator
+from trainer.trial import TrialProgress
+from volunteer import display, home, identity, joining, pin
+from volunteer.errors import VolunteerError
+from volunteer.joining import Clock
+from volunteer.results import TrialOutcome
+from volunteer.settings import JoinSettings, Settings
+from volunteer.workday import Workday
+
+SHA = sha256_hex(SOURCE)
+
+
+@dataclass
+class ScriptedTrials:
+    """Trials that take as long as the test wants: `gate` is set when they may end."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    score: float = 2.25
+    sources: list[bytes] = field(default_factory=list)
+    error: Exception | None = None
+
+    def ready(self, challenge: Challenge, on_progress: Callable[[str, float], None]) -> None:
+        on_progress("reading", 0.5)
+
+    def run(
+        self, order: Order, source: bytes, on_progress: Callable[[TrialProgress], None], stop: threading.Event
+    ) -> TrialOutcome:
+        self.sources.append(source)
+        if self.error:
+            raise self.error
+        on_progress(TrialProgress("training", 0.5, 10, 3.0, 1000))
+        while not self.gate.wait(0.01):
+            if stop.is_set():
+                return TrialOutcome(trial_pb2.OUTCOME_ABORTED, "stopped")
+        on_progress(TrialProgress("exam", 0.5, 20, 2.0, 2000))
+        return TrialOutcome(trial_pb2.OUTCOME_COMPLETED, val_bpb=self.score, train_ms=1000, steps=20)
+
+
+class Lines(display.Plain):
+    """Keeps what a person would have read."""
+
+    def __init__(self) -> None:
+        display.Quiet.__init__(self)
+        self.lines: list[str] = []
+        self._milestone = ""
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[FakeCoordinator]:
+    async with FakeCoordinator() as fake:
+        yield fake
+
+
+@pytest.fixture
+def trials() -> Iterator[ScriptedTrials]:
+    scripted = ScriptedTrials()
+    scripted.gate.set()
+    yield scripted
+    scripted.gate.set()
+
+
+@pytest.fixture
+def show() -> Lines:
+    return Lines()
+
+
+def make_settings(tmp_path: Path, address: str | None, **join: object) -> Settings:
+    options = {"threads": 1, "device": "cpu", "slots": 1, "slots_dir": tmp_path / "slots", "name": "bob"} | join
+    return Settings(
+        home=tmp_path / "home",
+        runtime_dir=tmp_path / "run",
+        swarm=address,
+        join=JoinSettings(**options),  # type: ignore[arg-type]
+    )
+
+
+class Chance:
+    """Always draws the shortest wait."""
+
+    def __call__(self) -> float:
+        return 0.0
+
+
+@contextlib.asynccontextmanager
+async def at_work(
+    settings: Settings, trials: ScriptedTrials, show: Lines
+) -> AsyncIterator[tuple[Workday, "asyncio.Task[None]"]]:
+    """A volunteer at work, stopped at the end whatever happened."""
+    loop = asyncio.get_running_loop()
+    clock = Clock(loop.time, lambda: 1)
+    with home.only_volunteer(settings.home):
+        who = identity.load_or_make(settings.home, lambda count: bytes([7]) * count)
+        async with joining.joined(settings, who, show, clock=clock, chance=Chance(), trials=trials) as workday:
+            task = asyncio.create_task(workday.run())
+            try:
+                yield workday, task
+            finally:
+                workday.stop(at_once=True)
+                await asyncio.wait([task], timeout=TIMEOUT_S)
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        await task
+
+
+async def test_orders_are_run_and_their_signed_results_acknowledged(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders = [SHA, SHA, SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address, max_trials=2), trials, show) as (_, task):
+        await ended(task)
+    assert [result.val_bpb for result in coordinator.results.values()] == [2.25, 2.25]
+    assert {result.lease_id for result in coordinator.results.values()} == {"lease-1", "lease-2"}
+    assert trials.sources == [SOURCE, SOURCE]
+    assert show.earnings.accepted == 2
+    assert coordinator.enrolments[0].name == "bob"
+    assert coordinator.granted == 2, "no order is taken that will not be run"
+    assert not list(home.spool_folder(tmp_path / "home", SWARM_ID).glob("*.result"))
+
+
+async def test_the_swarm_is_remembered_with_its_key(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders = [SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address, max_trials=1), trials, show) as (_, task):
+        await ended(task)
+    remembered = pin.load(tmp_path / "home")
+    assert remembered
+    assert str(remembered.address) == coordinator.address
+    coordinator.orders = [SHA]
+    async with at_work(make_settings(tmp_path, None, max_trials=1, name=None), trials, show) as (_, task):
+        await ended(task)
+    assert coordinator.enrolments[-1].name == "bob"
+
+
+async def test_heartbeats_tell_how_far_the_trial_is(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.gate.clear()
+    coordinator.orders = [SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address, max_trials=1), trials, show) as (_, task):
+        await coordinator.until(lambda: any(message.heartbeat.step == 10 for message in coordinator.heard))
+        beat = next(message.heartbeat for message in coordinator.heard if message.heartbeat.step == 10)
+        assert (beat.lease_id, beat.stage, beat.share, beat.loss) == ("lease-1", "training", 0.5, 3.0)
+        trials.gate.set()
+        await ended(task)
+
+
+async def test_an_order_signed_by_another_key_is_not_run(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders, coordinator.order_key = [SHA], Ed25519PrivateKey.generate()
+    with pytest.raises(VolunteerError, match="another key"):
+        async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+            await ended(task)
+    assert trials.sources == []
+
+
+async def test_an_order_for_another_machine_is_given_back(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders, coordinator.order_changes = [SHA], {"machine_id": "f" * 32}
+    with pytest.raises(VolunteerError, match="another machine"):
+        async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+            await ended(task)
+    assert trials.sources == []
+    assert "lease_return" in coordinator.kinds()
+
+
+async def test_a_coordinator_that_restarts_gets_the_result_of_the_lease_held_meanwhile(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.gate.clear()
+    coordinator.orders = [SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address, max_trials=1), trials, show) as (_, task):
+        await coordinator.until(lambda: any(message.heartbeat.step == 10 for message in coordinator.heard))
+        await coordinator.stop()
+        await coordinator.start()
+        await coordinator.until(lambda: len(coordinator.opens) == 2)
+        assert list(coordinator.opens[1].held_lease_ids) == ["lease-1"]
+        trials.gate.set()
+        await ended(task)
+    assert len(coordinator.results) == 1
+
+
+async def test_a_trial_whose_lease_ended_meanwhile_is_stopped(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.gate.clear()
+    coordinator.orders = [SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show):
+        await coordinator.until(lambda: "heartbeat" in coordinator.kinds())
+        coordinator.known_leases.clear()
+        coordinator.push(None)
+        await coordinator.until(lambda: len(coordinator.opens) == 2 and coordinator.kinds()[-1] == "lease")
+    assert coordinator.results == {}
+    assert "its lease ended" in show.text()
+
+
+async def test_the_coordinator_stops_a_trial(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.gate.clear()
+    coordinator.orders = [SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show):
+        await coordinator.until(lambda: "heartbeat" in coordinator.kinds())
+        coordinator.push(wire.SessionResponse(stop=wire.StopTrial(lease_id="lease-1", reason="patch withdrawn")))
+        await coordinator.until(lambda: coordinator.kinds().count("lease") > 1)
+    assert "patch withdrawn" in show.text()
+    assert coordinator.results == {}
+
+
+async def test_stopping_once_finishes_the_trial_and_twice_gives_its_lease_back(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.gate.clear()
+    coordinator.orders = [SHA, SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (workday, task):
+        await coordinator.until(lambda: "heartbeat" in coordinator.kinds())
+        workday.stop()
+        trials.gate.set()
+        await ended(task)
+    assert len(coordinator.results) == 1
+    trials.gate.clear()
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (workday, task):
+        await coordinator.until(lambda: coordinator.heard[-1].heartbeat.lease_id == "lease-2")
+        workday.stop()
+        workday.stop()
+        await ended(task)
+        await coordinator.until(lambda: "lease_return" in coordinator.kinds())
+    assert len(coordinator.results) == 1
+
+
+async def test_a_result_that_was_not_acknowledged_is_delivered_by_the_next_volunteer(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders, coordinator.ack_results = [SHA], False
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (workday, task):
+        await coordinator.until(lambda: coordinator.results)
+        workday.stop(at_once=True)
+        await ended(task)
+    assert "1 result(s) could not be delivered yet" in show.text()
+    coordinator.ack_results = True
+    coordinator.results.clear()
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (workday, task):
+        await coordinator.until(lambda: coordinator.results)
+        workday.stop()
+        await ended(task)
+    assert not list(home.spool_folder(tmp_path / "home", SWARM_ID).glob("*.result"))
+
+
+async def test_a_coordinator_that_does_not_know_the_machine_is_told_about_it(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.refuse_session = grpc.StatusCode.NOT_FOUND
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show):
+        await coordinator.until(lambda: len(coordinator.enrolments) == 2)
+        coordinator.refuse_session = None
+        await coordinator.until(lambda: coordinator.opens)
+
+
+async def test_a_banned_volunteer_stops_with_the_reason(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.refuse_session = grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(VolunteerError, match="go away"):
+        async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+            await ended(task)

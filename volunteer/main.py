@@ -1,0 +1,86 @@
+"""Makes what only a program can have (clock, chance, signals, the event loop) and hands it to the parts of a volunteer.
+
+Left out: command-line options (`cli.py`), the steps of joining (`joining.py`), and everything that decides.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, TypeVar
+
+from volunteer import display, home, identity, joining
+from volunteer.client import Client, open_client
+from volunteer.identity import Identity
+from volunteer.joining import Clock
+from volunteer.settings import Settings
+from volunteer.trials import Trials
+from volunteer.workday import Workday
+
+T = TypeVar("T")
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _chance() -> float:
+    return secrets.randbelow(1 << 53) / (1 << 53)
+
+
+CLOCK: Final = Clock(steady_s=time.monotonic, wall_ms=_wall_ms)
+
+
+def run(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
+    """What `work` returns for a verified connection to the swarm.
+
+    Raises:
+        VolunteerError: no connection, or whatever `work` raises.
+    """
+
+    async def body() -> T:
+        async with await open_client(settings) as client:
+            return await work(client)
+
+    return asyncio.run(body())
+
+
+def load_identity(settings: Settings) -> Identity:
+    """The identity of this home, made at first use."""
+    return identity.load_or_make(settings.home, secrets.token_bytes)
+
+
+def join(settings: Settings, show: display.Display, trials: Trials | None = None) -> None:
+    """Works for the swarm until stopped. `trials` stands in for this host's own where another runs them.
+
+    Raises:
+        VolunteerError, TrainerError: it cannot, or can no longer.
+    """
+
+    async def body() -> None:
+        who = load_identity(settings)
+        async with joining.joined(settings, who, show, clock=CLOCK, chance=_chance, trials=trials) as workday:
+            with _signals(workday):
+                await workday.run()
+
+    with home.only_volunteer(settings.home):
+        try:
+            asyncio.run(body())
+        finally:
+            show.close()
+
+
+@contextlib.contextmanager
+def _signals(workday: Workday) -> Iterator[None]:
+    """Ctrl-C stops politely, a second one at once; so do a service manager's and a closed terminal's signals."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, workday.stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda: workday.stop(at_once=True))
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,100 @@
+"""Every choice of the person at this machine, gathered once from options and environment.
+
+The only file that reads the environment. Left out: what is stored in the home folder (`identity.py`, `pin.py`).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_FOLDER = "autoresearch-swarm"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinSettings:
+    """How this machine works for the swarm."""
+
+    name: str | None = None
+    # "cpu", "cuda", "cuda:1", "mps"; None means the best there is.
+    device: str | None = None
+    # Processor threads of one trial; None means those that are free now.
+    threads: int | None = None
+    # Trials at a time on this host; None means as many as `threads` fits into its cores.
+    slots: int | None = None
+    # None means the folder that all volunteers of this user share.
+    slots_dir: Path | None = None
+    data_dir: Path | None = None
+    unsafe_no_sandbox: bool = False
+    # Stop after so many trials; None means work until told to stop.
+    max_trials: int | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The program's settings, built once and handed on piecewise."""
+
+    # Identity, pinned swarm, undelivered results, scratch.
+    home: Path
+    # Per-user folder that all volunteers of this host share.
+    runtime_dir: Path
+    # A join address given now; None means the swarm that was joined before.
+    swarm: str | None = None
+    # Believe the key of a coordinator whose address carries no fingerprint.
+    trust_first_use: bool = False
+    # Environment of the `git` program: everything but what would point it at another repository.
+    git_environment: Mapping[str, str] = field(default_factory=dict)
+    join: JoinSettings = JoinSettings()
+
+
+def load(
+    environment: Mapping[str, str],
+    *,
+    home: Path | None = None,
+    swarm: str | None = None,
+    trust_first_use: bool = False,
+    join: JoinSettings | None = None,
+) -> Settings:
+    """Settings from options, which win, and the environment."""
+    return Settings(
+        home=(home or _home(environment)).expanduser().absolute(),
+        runtime_dir=_runtime_dir(environment),
+        swarm=swarm or environment.get("AUTORESEARCH_SWARM") or None,
+        trust_first_use=trust_first_use,
+        git_environment=_git_environment(environment),
+        join=join or JoinSettings(),
+    )
+
+
+def load_here(
+    *,
+    home: Path | None = None,
+    swarm: str | None = None,
+    trust_first_use: bool = False,
+    join: JoinSettings | None = None,
+) -> Settings:
+    """`load` from this process's environment."""
+    return load(os.environ, home=home, swarm=swarm, trust_first_use=trust_first_use, join=join)
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    if named := environment.get("AUTORESEARCH_HOME"):
+        return Path(named)
+    data = environment.get("XDG_DATA_HOME", "")
+    # The XDG specification says to ignore a relative path.
+    return (Path(data) if data.startswith("/") else Path("~/.local/share")) / _FOLDER
+
+
+def _runtime_dir(environment: Mapping[str, str]) -> Path:
+    """Found without the variable too, so that a volunteer started by cron shares it with one from a login."""
+    named = environment.get("XDG_RUNTIME_DIR", "")
+    folder = Path(named) if named.startswith("/") else Path(f"/run/user/{os.getuid()}")
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return folder / _FOLDER
+    return Path(f"/tmp/{_FOLDER}-{os.getuid()}")  # noqa: S108 - made 0700 and its owner checked by slots.py
+
+
+def _git_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in environment.items() if not name.startswith("GIT_")}
+    return kept | {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}

@@ -1,0 +1,163 @@
+"""Runs trials with the trainer package of this installation, on this machine.
+
+The one place that knows the trainer's words; it never loads torch, which only the sandboxed child does.
+Left out: who ordered a trial and what becomes of its result.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Protocol
+
+from autoresearch.v1.challenge_pb2 import Challenge
+from autoresearch.v1.trial_pb2 import Order
+from autoresearch.v1.trial_pb2 import Outcome as WireOutcome
+from trainer import sandbox
+from trainer.prepare import PrepareProgress, prepare
+from trainer.trial import Outcome, TrialLimits, TrialProgress, TrialResult, TrialSpec, code_digest, run_trial
+from volunteer.errors import MachineError, UpgradeError
+from volunteer.results import TrialOutcome
+
+_UPGRADE: Final = "install the same release of autoresearch-swarm as the coordinator's"
+
+
+class Trials(Protocol):
+    """What a workday needs from whatever runs its trials."""
+
+    def ready(self, challenge: Challenge, on_progress: Callable[[str, float], None]) -> None:
+        """Makes this machine fit for the challenge; blocks. `on_progress` gets the stage and its share, 0 to 1."""
+
+    def run(
+        self, order: Order, source: bytes, on_progress: Callable[[TrialProgress], None], stop: threading.Event
+    ) -> TrialOutcome:
+        """Runs one trial; blocks, and calls `on_progress` from the same thread. Setting `stop` aborts it."""
+
+
+@dataclass(slots=True)
+class LocalTrials:
+    """Trials on this host's processor or GPU."""
+
+    data_dir: Path
+    scratch: Path
+    # As the trainer takes it: "cpu", "cuda:0", "mps".
+    device: str
+    threads: int
+    # False only when the person asked for it in words.
+    sandboxed: bool
+    # Steady seconds, and Unix time in milliseconds.
+    clock: Callable[[], float]
+    wall_ms: Callable[[], int]
+    challenge: Challenge | None = None
+
+    def ready(self, challenge: Challenge, on_progress: Callable[[str, float], None]) -> None:
+        """Compares the trial code, prepares the data, tests the sandbox.
+
+        Raises:
+            UpgradeError: the swarm runs other trial code, or its data cannot be made by this version.
+            MachineError: no sandbox that works, and none was waived.
+            TrainerError: the data cannot be prepared.
+        """
+        if challenge.trial_code_sha256 != (own := code_digest()):
+            raise UpgradeError(
+                f"the swarm runs trial code {challenge.trial_code_sha256[:12]}, this version has {own[:12]}: {_UPGRADE}"
+            )
+        self._check_sandbox()
+        self._prepare(challenge, on_progress)
+        self.challenge = challenge
+
+    def run(
+        self, order: Order, source: bytes, on_progress: Callable[[TrialProgress], None], stop: threading.Event
+    ) -> TrialOutcome:
+        """Raises TrainerError when this machine cannot run it."""
+        assert self.challenge is not None
+        began_ms = self.wall_ms()
+        spec = self._spec(order, source, self.challenge)
+        result = run_trial(spec, clock=self.clock, on_progress=on_progress, stop=stop)
+        return _outcome(result, began_ms, self.wall_ms())
+
+    def _check_sandbox(self) -> None:
+        if not self.sandboxed:
+            return
+        advice = "see docs, or pass --unsafe-no-sandbox to run strangers' code unprotected"
+        if sandbox.available() == "none":
+            raise MachineError(f"this machine has no sandbox for trials: {advice}")
+        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if problems := sandbox.self_test(self.scratch):
+            raise MachineError(f"the sandbox of this machine leaks ({'; '.join(problems)}): {advice}")
+
+    def _prepare(self, challenge: Challenge, on_progress: Callable[[str, float], None]) -> None:
+        def report(progress: PrepareProgress) -> None:
+            on_progress(progress.stage, progress.share)
+
+        manifest = prepare(challenge.dataset, self.data_dir, on_progress=report)
+        if manifest.sha256 != challenge.manifest_sha256:
+            raise UpgradeError(
+                f"the data prepared here is {manifest.sha256[:12]}, the challenge's {challenge.manifest_sha256[:12]}: "
+                + _UPGRADE
+            )
+
+    def _spec(self, order: Order, source: bytes, challenge: Challenge) -> TrialSpec:
+        return TrialSpec(
+            source=source,
+            seed=order.seed,
+            budget_s=challenge.budget_ms / 1000,
+            data_dir=self.data_dir,
+            work_dir=self.scratch,
+            device=self.device,
+            threads=self.threads,
+            limits=_limits(challenge),
+            sandbox="auto" if self.sandboxed else "none",
+            manifest_sha256=challenge.manifest_sha256,
+        )
+
+
+def torch_version() -> str:
+    """The version of the installed torch, without loading it.
+
+    Raises:
+        MachineError: it is not installed.
+    """
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError as error:
+        raise MachineError("torch is not installed: install autoresearch-swarm with its dependencies") from error
+
+
+def _limits(challenge: Challenge) -> TrialLimits:
+    return TrialLimits(
+        startup_s=challenge.startup_ms / 1000,
+        grace_s=challenge.grace_ms / 1000,
+        exam_s=challenge.exam_ms / 1000,
+        source_bytes=challenge.source_bytes,
+        weights_bytes=challenge.weights_bytes,
+        memory_bytes=challenge.memory_bytes,
+    )
+
+
+def _outcome(result: TrialResult, began_ms: int, ended_ms: int) -> TrialOutcome:
+    completed = result.outcome is Outcome.COMPLETED
+    return TrialOutcome(
+        outcome=WireOutcome.Value(f"OUTCOME_{result.outcome.name}"),
+        reason="" if completed else result.reason,
+        val_bpb=result.val_bpb,
+        tokens_served=result.tokens_served,
+        steps=result.steps,
+        startup_ms=_ms(result.startup_s),
+        train_ms=_ms(result.train_s),
+        exam_ms=_ms(result.exam_s),
+        started_at_ms=began_ms,
+        finished_at_ms=ended_ms,
+        peak_memory_bytes=result.peak_memory_bytes,
+        weights_sha256=result.weights_sha256 or "",
+        loss_curve=result.loss_curve,
+        log_tail=result.log_tail,
+        cpu_share=result.cpu_share or 0.0,
+        disturbed=result.disturbed,
+    )
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000)) if math.isfinite(seconds) else 0

@@ -38,7 +38,7 @@ def line(pipe: int) -> str:
 
 def say(channel: int, words: str) -> None:
     """Tell the parent one line, if it still lives."""
-    try:  # noqa: SIM105 - contextlib doubles the launcher's start-up
+    try:
         os.write(channel, words.replace("\n", " ").encode() + b"\n")
     except OSError:
         pass  # the parent is no more

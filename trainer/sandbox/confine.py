@@ -21,9 +21,9 @@ def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ign
     """
     os.setsid()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
-    with open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - pathlib doubles the launcher's start-up
+    with open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")
-    os.write(report, os.readlink("/proc/self").encode() + b"\n")  # noqa: PTH115 - likewise
+    os.write(report, os.readlink("/proc/self").encode() + b"\n")
     if os.read(go, 1) != b"g":
         raise OSError("the supervisor is gone")
     close_all_but({0, 1, 2, report, *settings["pass_fds"]})
@@ -32,17 +32,18 @@ def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ign
     kernel.default_signals()
     kernel.drop_capabilities(ARCHITECTURES[os.uname().machine][1]["capset"])
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    landlock.restrict(settings["rules"] + [(f"/proc/self/{name}", landlock.READ) for name in OWN_PROC])
-    signals = settings["pid_namespace"] or landlock.scopes_signals()
+    abi = settings["landlock_abi"]
+    landlock.restrict(settings["rules"] + [(f"/proc/self/{name}", landlock.READ) for name in OWN_PROC], abi)
+    signals = settings["pid_namespace"] or landlock.scopes_signals(abi)
     seccomp.install(seccomp.Filter(os.getpid(), settings["processes"], signals=signals, gpu=settings["gpu"]))
     os.execve(settings["argv"][0], settings["argv"], settings["env"])  # noqa: S606 - no shell is wanted
 
 
 def close_all_but(kept: set[int]) -> None:
     """Close every descriptor but these."""
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib doubles the launcher's start-up
+    for name in os.listdir("/proc/self/fd"):
         if int(name) not in kept:
-            try:  # noqa: SIM105 - contextlib doubles the launcher's start-up
+            try:
                 os.close(int(name))
             except OSError:
                 pass  # the descriptor that listed the folder

@@ -145,7 +145,7 @@ def _become(settings: dict, report: int) -> None:  # type: ignore[type-arg] # fr
     """Turn this forked process into the program; never returns."""
     try:
         os.setsid()
-        for name in os.listdir("/dev/fd"):  # noqa: PTH208 - only the names are wanted
+        for name in os.listdir("/dev/fd"):
             if int(name) not in {0, 1, 2, report, *settings["pass_fds"]}:
                 with contextlib.suppress(OSError):  # the descriptor that listed the folder
                     os.close(int(name))

@@ -33,17 +33,17 @@ def abi() -> int:
         return 0
 
 
-def scopes_signals() -> bool:
-    """Whether Landlock itself stops signals to processes outside (Linux 6.12)."""
-    return abi() >= 6
+def scopes_signals(version: int) -> bool:
+    """Whether this version of Landlock stops signals to processes outside (Linux 6.12)."""
+    return version >= 6
 
 
-def restrict(rules: list[tuple[str, int]]) -> None:
+def restrict(rules: list[tuple[str, int]], version: int) -> None:
     """Fence this process and all it starts in: a rule is a path and the rights beneath it; all else is denied.
 
-    Raises OSError where a path is missing or the kernel refuses. Needs no_new_privs set.
+    version: what to use, at most the kernel's own. Raises OSError where a path is missing or the kernel refuses. Needs
+    no_new_privs set.
     """
-    version = abi()
     handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     ruleset = _create(version, handled)
     for path, rights in rules:
@@ -65,7 +65,7 @@ def _create(version: int, handled: int) -> int:
 def _allow(ruleset: int, path: str, rights: int) -> None:
     target = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if not os.path.isdir(f"/proc/self/fd/{target}"):  # noqa: PTH112 - pathlib doubles the launcher's start-up
+        if not os.path.isdir(f"/proc/self/fd/{target}"):
             rights &= _OF_FILES
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, target), 12)
         kernel.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)

@@ -44,12 +44,19 @@ def launch(
     stderr: int,
     pass_fds: tuple[int, ...] = (),
     namespaces: bool = True,
+    cgroup: bool = True,
+    landlock_abi: int | None = None,
 ) -> SupervisedProcess:
-    """Start `argv` under `policy`. Raises SandboxError if any protection could not be had; nothing ran then."""
+    """Start `argv` under `policy`. Raises SandboxError if any protection could not be had; nothing ran then.
+
+    namespaces, cgroup: use them where allowed. landlock_abi: use no more of Landlock than a kernel of that version has.
+    """
     reason = unavailable()
     if reason is not None:
         raise SandboxError(reason)
     settings = settings_of(argv, policy, env) | {"rules": rules(policy), "namespaces": namespaces}
+    settings["cgroup"] = cgroup
+    settings["landlock_abi"] = min(landlock_abi or landlock.abi(), landlock.abi())
     return start("trainer.sandbox.supervisor", settings, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
 
 

@@ -97,5 +97,5 @@ def _fork_candidate(settings: dict, report: int, go: int) -> int:  # type: ignor
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:  # noqa: PTH123 - pathlib doubles the launcher's start-up
+    with open(path, "w") as file:
         file.write(text)

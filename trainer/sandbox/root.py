@@ -55,13 +55,13 @@ def _resolve(path: str, links: dict[str, str]) -> str:
     while waiting:
         part = waiting.pop()
         if part == "..":
-            done = os.path.dirname(done).rstrip("/")  # noqa: PTH120 - pathlib doubles the launcher's start-up
+            done = os.path.dirname(done).rstrip("/")
             continue
         if part == ".":
             continue
         step = f"{done}/{part}"
         try:
-            to = os.readlink(step)  # noqa: PTH115 - likewise
+            to = os.readlink(step)
         except OSError:
             done = step
             continue
@@ -78,15 +78,15 @@ def _step_over() -> None:
     """Stand in the empty file system: the whole old one beneath /old, the new one to be made beneath /new."""
     os.chdir(_STEP)
     for name in ("old", "new"):
-        os.mkdir(name, 0o755)  # noqa: PTH102 - pathlib doubles the launcher's start-up
+        os.mkdir(name, 0o755)
     _pivot(".", "old")
     os.chdir("/")
     kernel.mount("/new", "/new", None, _BIND)
 
 
 def _step_back() -> None:
-    os.chdir("/old" if os.path.isdir("/old/proc") else "/")  # noqa: PTH112 - likewise
-    if os.getcwd() != "/":  # noqa: PTH109 - likewise
+    os.chdir("/old" if os.path.isdir("/old/proc") else "/")
+    if os.getcwd() != "/":
         _pivot(".", _STEP[1:])
         os.chdir("/")
     kernel.umount(_STEP, _DETACH)
@@ -95,15 +95,15 @@ def _step_back() -> None:
 def _fill(links: dict[str, str], binds: list[str]) -> None:
     for path in binds:
         source, target = f"/old{path}", f"/new{path}"
-        if os.path.isdir(source):  # noqa: PTH112 - likewise
-            os.makedirs(target, 0o755, exist_ok=True)  # noqa: PTH103 - likewise
+        if os.path.isdir(source):
+            os.makedirs(target, 0o755, exist_ok=True)
         else:
             _make_parent(target)
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
         kernel.mount(source, target, None, _BIND | _RECURSIVE)
     for link, to in links.items():
         _make_parent(f"/new{link}")
-        os.symlink(to, f"/new{link}")  # noqa: PTH211 - likewise
+        os.symlink(to, f"/new{link}")
 
 
 def _settle() -> None:
@@ -122,4 +122,4 @@ def _pivot(new_root: str, old_to: str) -> None:
 
 
 def _make_parent(path: str) -> None:
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120 - likewise
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)

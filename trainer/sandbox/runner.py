@@ -4,12 +4,19 @@ Leaves out whether a sandbox keeps its word: `checkup.py` tries.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from trainer.sandbox import linux, macos, none
 from trainer.sandbox.policy import Policy, SandboxedProcess, SandboxError
 
 _SANDBOXES = {"linux": linux, "darwin": macos}
+_LAUNCHES: dict[str, Callable[..., SandboxedProcess]] = {
+    "linux": linux.launch,
+    "landlock": partial(linux.launch, namespaces=False),
+    "macos": macos.launch,
+    "none": none.launch,
+}
 
 
 def available() -> str:
@@ -40,11 +47,12 @@ def launch(
 
     argv: the program, looked up on `env`'s PATH, and its arguments. env: its whole environment.
     stdin, stdout, stderr: descriptors, or subprocess.DEVNULL. pass_fds: kept open under the same numbers.
-    kind: `auto`, `linux`, `macos`, or `none`, which protects nothing and is for a person who asked for it in words.
+    kind: `auto`, `linux`, `landlock` (Linux without namespaces, as where they are forbidden), `macos`, or `none`, which
+    protects nothing and is for a person who asked for it in words.
     """
-    chosen = {"linux": linux.launch, "macos": macos.launch, "none": none.launch}.get(_kind(kind))
+    chosen = _LAUNCHES.get(_kind(kind))
     if chosen is None:
-        raise SandboxError(f"there is no kind of sandbox called {kind!r}: use auto, linux, macos or none")
+        raise SandboxError(f"there is no kind of sandbox called {kind!r}: use auto, {', '.join(_LAUNCHES)}")
     return chosen(argv, policy, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
 
 

@@ -20,7 +20,7 @@ import os
 import select
 import time
 
-from trainer.sandbox import channel, confine, kernel, landlock, namespaces
+from trainer.sandbox import cgroup, channel, confine, kernel, landlock, namespaces
 from trainer.sandbox.disk import ENTRIES_MAX, TOTAL_PER_FILE, folder_bytes
 from trainer.sandbox.watch import Tree
 
@@ -49,6 +49,7 @@ class Supervisor:
         """Start the candidate. Raises OSError, with the reason, where any protection could not be had."""
         self._number = number
         self._settings = settings
+        self._group = cgroup.make(settings["memory_bytes"]) if settings["cgroup"] else None
         settings["pid_namespace"] = settings["namespaces"] and namespaces.enter()
         report, reporting = os.pipe()
         going, go = os.pipe()
@@ -57,6 +58,7 @@ class Supervisor:
         os.close(going)
         settings["own_root"] = settings["pid_namespace"] and bool(channel.line(report))
         self._candidate = _number(channel.line(report))
+        self._join_group()
         # While these are open the kernel keeps the entries that Landlock's rules are tied to.
         self._pins = [os.open(f"/proc/{self._candidate}/{name}", os.O_PATH) for name in confine.OWN_PROC]
         os.write(go, b"g")
@@ -67,14 +69,37 @@ class Supervisor:
             raise OSError(failure)
         os.close(report)
         self._tree = Tree(self._candidate, alone=settings["processes"] == 1)
-        channel.say(number, f"started {self._candidate} {_protection(settings)}")
+        channel.say(number, f"started {self._candidate} {self._protection()}")
 
     def run(self) -> None:
         """Watch until something ends it, end all of it, and say how it went."""
         bound = self._watch()
         status, cpu_s = self._end()
         cpu_s = max(cpu_s, self._tree.cpu_s())
+        if self._group is not None:
+            cpu_s = max(cpu_s, self._group.cpu_s())
+            bound = bound or ("memory" if self._group.ran_out() else None)
+            self._group.remove()
         channel.say(self._number, f"ended {status} {cpu_s:.3f} {self._tree.peak_memory_bytes} {bound or '-'}")
+
+    def _join_group(self) -> None:
+        """Have the kernel keep the bounds, where it lets the candidate into the group."""
+        if self._group is not None:
+            try:
+                self._group.take(self._candidate)
+            except OSError:
+                self._group.remove()
+                self._group = None
+
+    def _protection(self) -> str:
+        """In words, what holds the candidate."""
+        settings = self._settings
+        abi = settings["landlock_abi"]
+        parts = ["namespaces"] if settings["pid_namespace"] else []
+        parts += ["own root"] if settings["own_root"] else []
+        parts += ["cgroup"] if self._group is not None else []
+        parts.append(f"Landlock {abi}" + (" with signals" if landlock.scopes_signals(abi) else ""))
+        return ", ".join([*parts, "system-call filter"])
 
     def _watch(self) -> str | None:
         ended = os.pidfd_open(self._start.first)
@@ -98,11 +123,10 @@ class Supervisor:
 
     def _obey(self) -> bool:
         """One word from the parent; False when it wants the end, or is no more."""
-        word = os.read(self._number, 1)
-        if word == b"u":
-            channel.say(self._number, f"usage {self._tree.cpu_s():.3f} {self._tree.peak_memory_bytes}")
-            return True
-        return False
+        if os.read(self._number, 1) != b"u":
+            return False
+        channel.say(self._number, f"usage {self._tree.cpu_s():.3f} {self._tree.peak_memory_bytes}")
+        return True
 
     def _folder_bound(self) -> str | None:
         try:
@@ -125,13 +149,6 @@ class Supervisor:
             cpu_s += used.ru_utime + used.ru_stime
             if pid == self._start.first:
                 status = self._start.status(raw)
-
-
-def _protection(settings: dict) -> str:  # type: ignore[type-arg]
-    signals = " with signals" if landlock.scopes_signals() else ""
-    namespaced = "namespaces, " if settings["pid_namespace"] else ""
-    rooted = "own root, " if settings["own_root"] else ""
-    return f"{namespaced}{rooted}Landlock {landlock.abi()}{signals}, system-call filter"
 
 
 def _number(said: str) -> int:

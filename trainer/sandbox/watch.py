@@ -55,7 +55,7 @@ class Tree:
         for pid in self._pids():
             for name in _list(f"/proc/{pid}/fd"):
                 try:
-                    facts = os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - pathlib doubles the launcher's start-up
+                    facts = os.stat(f"/proc/{pid}/fd/{name}")
                 except OSError:
                     continue  # closed meanwhile
                 if facts.st_nlink == 0:
@@ -65,7 +65,7 @@ class Tree:
     def _pids(self) -> list[str]:
         if self._alone:
             return [str(self._session)]
-        present = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - as above
+        present = {name for name in os.listdir("/proc") if name.isdigit()}
         self._outside &= present
         inside = []
         for pid in present - self._outside:
@@ -114,7 +114,7 @@ def _after_name(stat: bytes) -> list[bytes]:
 def _read(path: str) -> bytes:
     """The file, or nothing where the process ended meanwhile."""
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib doubles the launcher's start-up
+        with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError:
         return b""
@@ -122,6 +122,6 @@ def _read(path: str) -> bytes:
 
 def _list(path: str) -> list[str]:
     try:
-        return os.listdir(path)  # noqa: PTH208 - pathlib doubles the launcher's start-up
+        return os.listdir(path)
     except OSError:
         return []

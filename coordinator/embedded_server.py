@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from autoresearch.text import clean_line
-
 from coordinator.errors import OperatorError
 
 POLL_S: Final = 0.05  # between two looks at a server that starts or ends

@@ -25,7 +25,7 @@ _QUIET: Final = "#616e7c"
 _FAINT: Final = "#9aa5b1"
 _GRID: Final = "#e9edf1"
 _BEST: Final = "#0f766e"
-_TITLE_CHARACTERS: Final = 28
+_TITLE_CHARACTERS: Final = 30
 _LABELS: Final = 12  # more would cover each other; the largest gains are named then
 _LABEL_GAP: Final = 0.035  # share of the width below which two labels would touch
 _RAIL: Final = 0.03  # height, as a share, at which verdicts without a number are marked
@@ -162,7 +162,7 @@ def _draw_labels(axes: Axes, points: Sequence[ProgressPoint]) -> None:
             textcoords="offset points",
             rotation=24,
             rotation_mode="anchor",
-            fontsize=11,
+            fontsize=10.5,
             color=_INK,
             parse_math=False,  # a title may hold any character
             path_effects=[withStroke(linewidth=3, foreground="white")],

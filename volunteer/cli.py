@@ -5,7 +5,10 @@ Left out: authors' commands (`cli_patches.py`) and questions (`cli_queries.py`).
 
 import sys
 import traceback
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -13,51 +16,52 @@ from autoresearch.text import clean_line
 from trainer.errors import TrainerError
 from volunteer import display, joining, pin
 from volunteer import main as program
-from volunteer.cli_options import FOLDER, fail, home_option, json_line, json_option, stdout, swarm_options
+from volunteer.cli_options import FOLDER, before_command, json_line, json_option, stdout, swarm_options
+from volunteer.cli_patches import checkout, submit, withdraw
+from volunteer.cli_queries import best, events, leaderboard, patch, patches, status
 from volunteer.errors import VolunteerError
-from volunteer.settings import JoinSettings, load_here
+from volunteer.settings import JoinSettings, Settings
 
 _PROGRAM = "autoresearch-volunteer"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@before_command
 @click.version_option(joining.version(), prog_name=_PROGRAM)
-def cli() -> None:
+def cli(**_: object) -> None:
     """Lend this machine to a swarm that improves one train.py, and propose patches to it."""
 
 
+for _command in (submit, withdraw, checkout, patches, patch, leaderboard, best, status, events):
+    cli.add_command(_command)
+
+
 @cli.command()
-@click.argument("address", required=False)
 @swarm_options
+@click.argument("address", required=False)
 @click.option("--name", help="Shown on the leaderboard.")
-@click.option("--device", help="cpu, cuda, cuda:1 or mps.  [default: the best there is]")
-@click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Processor threads of a trial.  [default: those free now]"
-)
+@click.option("--device", help="cpu, cuda, cuda:1 or mps [the best there is].")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Processor threads of a trial [those free now].")
 @click.option("--slots", type=click.IntRange(1, 1024), help="Trials at a time on this host, over all volunteers.")
 @click.option("--slots-dir", type=FOLDER, help="Folder by which the volunteers of this host take turns.")
-@click.option("--data-dir", type=FOLDER, help="Prepared data; volunteers may share it.  [default: in --home]")
+@click.option("--data-dir", type=FOLDER, help="Prepared data; volunteers may share it [in --home].")
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run strangers' code with nothing around it.")
 @click.option("--max-trials", type=click.IntRange(1), help="Stop after so many trials.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-def join(
-    address: str | None, home: Path | None, swarm: str | None, trust_first_use: bool, quiet: bool, **options: object
-) -> None:
+def join(settings: Settings, address: str | None, **options: Any) -> None:
     """Work for the swarm at ADDRESS, or for the one joined last, until stopped.
 
     Ctrl-C once finishes the trial under way; twice stops at once and gives its order back.
     """
-    join_settings = JoinSettings(quiet=quiet, **options)  # type: ignore[arg-type]  # click checked their types
-    settings = load_here(home=home, swarm=address or swarm, trust_first_use=trust_first_use, join=join_settings)
-    program.join(settings, display.make(stdout(), quiet=quiet))
+    chosen = replace(settings, swarm=address or settings.swarm, join=JoinSettings(**options))
+    program.join(chosen, display.make(stdout(), quiet=chosen.join.quiet))
 
 
 @cli.command()
-@home_option
+@swarm_options
 @json_option
-def whoami(home: Path | None, as_json: bool) -> None:
+def whoami(settings: Settings, as_json: bool) -> None:
     """Show this home's identity, machine and swarm."""
-    settings = load_here(home=home)
     who = program.load_identity(settings)
     pinned = pin.load(settings.home)
     facts = {
@@ -68,33 +72,36 @@ def whoami(home: Path | None, as_json: bool) -> None:
         "swarm_id": pinned.swarm_id if pinned else "",
         "home": str(settings.home),
     }
-    if as_json:
-        click.echo(json_line(facts))
-        return
-    for key, value in facts.items():
-        click.echo(f"{key:12} {clean_line(value, 400) or '-'}")
+    text = "\n".join(f"{key:12} {clean_line(value, 400) or '-'}" for key, value in facts.items())
+    click.echo(json_line(facts) if as_json else text)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command; every error is one line, never a traceback."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else _PROGRAM
-        fail(f"{error.format_message().rstrip('.')}: see `{where} --help`", 2)
+        _fail(f"{error.format_message().rstrip('.')}: see `{where} --help`", 2)
     except click.ClickException as error:
-        fail(error.format_message())
+        _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        fail("interrupted", 130)
+        _fail("interrupted", 130)
     except (VolunteerError, TrainerError) as error:
-        fail(str(error))
+        _fail(str(error))
     except BrokenPipeError:
         sys.exit(1)  # whoever read the output has gone
     except Exception as error:  # noqa: BLE001 - the last resort of the program
-        fail(_unexpected(error))
+        _fail(_unexpected(error))
 
 
 def _unexpected(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"unexpected {type(error).__name__} at {where} ({clean_line(str(error), 300)}): please report it"
+
+
+def _fail(text: str, status: int = 1) -> NoReturn:
+    """Ends the program with one line on stderr."""
+    click.echo("error: " + " ".join(text.split()), err=True)
+    sys.exit(status)

@@ -1,10 +1,10 @@
-"""Options that several commands share, and how every command ends: an answer on stdout, or one line on stderr.
+"""Options that several commands share, and how an answer is printed.
 
-Left out: what the commands do (`cli*.py`), and every line of an answer (`report.py`).
+Left out: what the commands do (`cli*.py`), and the words of an answer (`report.py`).
 """
 
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,29 +14,45 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
+from volunteer.settings import load_here
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+_PIPE_COLUMNS: Final = 200  # a table in a file or a pipe is not folded to a terminal nobody looks at
 
-
-def home_option(command: F) -> F:
-    """--home."""
-    return click.option(
-        "--home",
-        type=FOLDER,
-        help="Folder of identity, swarm and results.  [default: ~/.local/share/autoresearch-swarm]",
-    )(command)
+_OPTIONS: Final = (
+    click.option(
+        "--home", type=FOLDER, help="Folder of identity, swarm and results [~/.local/share/autoresearch-swarm]."
+    ),
+    click.option("--swarm", metavar="ADDRESS", help="Another swarm than the one joined from this home."),
+    click.option("--trust-first-use", is_flag=True, help="Believe the key of an address without a fingerprint."),
+)
 
 
 def swarm_options(command: F) -> F:
-    """--home, --swarm, --trust-first-use."""
-    command = click.option(
-        "--trust-first-use", is_flag=True, help="Believe the key of an address without fingerprint."
-    )(command)
-    command = click.option("--swarm", metavar="ADDRESS", help="Another swarm than the one joined from this home.")(
-        command
-    )
-    return home_option(command)
+    """--home, --swarm and --trust-first-use, which may also stand before the command; given as `settings`."""
+
+    @functools.wraps(command)
+    def wrapped(
+        home: Path | None, swarm: str | None, trust_first_use: bool, *arguments: object, **options: object
+    ) -> object:
+        before: dict[str, Any] = click.get_current_context().find_root().params
+        settings = load_here(
+            home=home or before.get("home"),
+            swarm=swarm or before.get("swarm"),
+            trust_first_use=trust_first_use or bool(before.get("trust_first_use")),
+        )
+        return command(settings, *arguments, **options)
+
+    return before_command(wrapped)  # type: ignore[return-value]  # click builds the command from it
+
+
+def before_command(command: F) -> F:
+    """The same options, as they are."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 def json_option(command: F) -> F:
@@ -46,7 +62,8 @@ def json_option(command: F) -> F:
 
 def stdout() -> Console:
     """Where answers go."""
-    return Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_PIPE_COLUMNS)
 
 
 def print_json(message: Message, **more: object) -> None:
@@ -56,11 +73,11 @@ def print_json(message: Message, **more: object) -> None:
 
 def json_line(fields: dict[str, Any]) -> str:
     """One object on one line."""
-    return json.dumps(fields, allow_nan=False)
+    return json.dumps(fields)
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """The proto JSON form; a diff, which is text, is given as text instead of base64."""
+    """The proto JSON form, but a patch's diff, which is text, as text instead of base64."""
     fields: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -68,9 +85,3 @@ def to_json(message: Message) -> dict[str, Any]:
     if isinstance(patch, Message) and isinstance(fields.get("patch"), dict):
         fields["patch"]["diff"] = getattr(patch, "diff", b"").decode("utf-8", "replace")
     return fields
-
-
-def fail(text: str, status: int = 1) -> None:
-    """Ends the program with one line on stderr."""
-    click.echo("error: " + " ".join(text.split()), err=True)
-    sys.exit(status)

@@ -69,10 +69,9 @@ class OrderError(WrongCoordinatorError):
 class RpcError(VolunteerError):
     """The coordinator answered a call with an error, or not at all.
 
-    `retry` says whether the same call may succeed later; `unknown` that the coordinator does not know what was named.
+    `retry` says whether the same call may succeed later.
     """
 
-    def __init__(self, text: str, *, retry: bool, unknown: bool = False) -> None:
+    def __init__(self, text: str, *, retry: bool) -> None:
         self.retry = retry
-        self.unknown = unknown
         super().__init__(text)

@@ -20,8 +20,6 @@ class _Row:
     text: str
     # Whether the same call may succeed later.
     retry: bool
-    # Whether it means that the coordinator does not know what was named.
-    unknown: bool = False
 
 
 _CODE = grpc.StatusCode
@@ -37,7 +35,7 @@ TABLE: Final[dict[grpc.StatusCode, _Row]] = {
     _CODE.INTERNAL: _Row(_ODD, retry=True),
     _CODE.UNKNOWN: _Row(_ODD, retry=True),
     _CODE.DATA_LOSS: _Row(_ODD, retry=True),
-    _CODE.NOT_FOUND: _Row("{details}", retry=False, unknown=True),
+    _CODE.NOT_FOUND: _Row("{details}", retry=False),
     _CODE.ALREADY_EXISTS: _Row("{details}", retry=False),
     _CODE.INVALID_ARGUMENT: _Row("{details}", retry=False),
     _CODE.OUT_OF_RANGE: _Row("{details}", retry=False),
@@ -61,5 +59,7 @@ def of_status(code: grpc.StatusCode, details: str, target: str) -> RpcError:
     """The error for a status and the coordinator's words about it."""
     row = TABLE[code]
     said = clean_line(details, limits.REASON_CHARACTERS).rstrip(".")
+    if code is _CODE.UNAVAILABLE and said.startswith("the coordinator "):
+        row = _Row("{details}", retry=True)  # its own words, not the transport's
     text = row.text.format(target=target, details=said or f"the coordinator refused without a reason ({code.name})")
-    return RpcError(text, retry=row.retry, unknown=row.unknown)
+    return RpcError(text, retry=row.retry)

@@ -263,7 +263,7 @@ class Step:
 
     def end_trial(self, lease: Lease) -> None:
         self.remove(lease)
-        if self.state.waiting is None:
+        if self.state.waiting is None and not self.state.asked:  # else the next trial begins at once
             self.leave_slot()
 
     def give_up(self, lease: Lease, reason: str) -> None:

@@ -36,7 +36,9 @@ class Stream:
         self._call: SessionCall | None = None
         self._outgoing: asyncio.Queue[SessionRequest] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        # Enrol before the next stream; enrolled before the present one.
         self._enrol = False
+        self._enrolled = False
         self._hang_up_reason = ""
 
     def open(self) -> asyncio.Task[None]:
@@ -89,8 +91,8 @@ class Stream:
                 self._post(self._lost(lost))
 
     async def _talk(self) -> None:
-        client = await self._connect(self._enrol)
-        self.client, self._enrol = client, False
+        self._enrolled, self._enrol = self._enrol, False
+        client = self.client = await self._connect(self._enrolled)
         call = client.open_session()
         self._call, self._outgoing = call, asyncio.Queue()
         writer = asyncio.create_task(_write(call, self._outgoing))
@@ -107,9 +109,9 @@ class Stream:
     def _lost(self, error: BaseException) -> LinkLost:
         retry = isinstance(error, asyncio.CancelledError)
         if isinstance(error, RpcError):
-            # A coordinator that does not know this machine is told about it first next time.
-            self._enrol = error.unknown
-            retry = error.retry or error.unknown
+            # Another coordinator, or one restored, may not know this machine: a refusal counts after enrolling again.
+            retry = error.retry or not self._enrolled
+            self._enrol = not error.retry
         return LinkLost(self._hang_up_reason or str(error) or "disconnected", retry, self._chance())
 
 

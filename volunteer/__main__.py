@@ -1,0 +1,5 @@
+"""`python -m volunteer` is `autoresearch-volunteer`."""
+
+from volunteer.cli import main
+
+main()

@@ -1,7 +1,8 @@
 """What runs inside the sandbox: `python -m trainer.child train|exam READ_FD WRITE_FD`.
 
-Imports torch, waits for the parent's orders on one pipe and answers on another. It loads the candidate's source and from then
-on is the candidate: nothing it says is believed. Deciding anything is the parent's business (`feed.py`, `examiner.py`).
+Imports torch, waits for the parent's orders on one pipe and answers on another. It loads the candidate's source and
+from then on is the candidate: nothing it says is believed. Deciding anything is the parent's business (`feed.py`,
+`examiner.py`).
 """
 
 import importlib.util
@@ -33,7 +34,7 @@ def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
     """Run the candidate's `main` and hand over the weights of the model it returns."""
     seed = int(orders["seed"])
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  (for candidates that draw from numpy's global state)
+    np.random.seed(seed % 2**32)  # for candidates that draw from numpy's global state
     session = Session(
         _config(orders),
         seed=seed,
@@ -96,7 +97,7 @@ def _load_source(path: Path) -> ModuleType:
 
 
 def _offered(source: ModuleType, name: str) -> Callable[..., Any]:
-    found = getattr(source, name, None)
+    found: Callable[..., Any] | None = getattr(source, name, None)
     if not callable(found):
         raise CandidateError(f"train.py has no function {name}(...)")
     return found

@@ -1,4 +1,5 @@
-"""Waiting for a child's next word: until a deadline, a stop, or its end. Says in one place how each of these is named."""
+"""Waiting for a child's next word: until a deadline, a stop, or its end. Says in one place how each of these is
+named."""
 
 import threading
 from collections import deque

@@ -1,9 +1,10 @@
 """Measures val_bpb without believing the candidate.
 
-Child A is given whole rows and claims a loss for every token. When A is dead, child B, which never saw a whole row, is given
-prefixes that end at secretly drawn positions, one a row, and returns its logits there; they are normalised here, in float64,
-and compared with A's claims. A model that looks ahead, learns during the exam, or lies, disagrees with itself. B's imports
-overlap with A's exam, but no candidate code runs in B before A is gone, so that neither can tell the other anything.
+Child A is given whole rows and claims a loss for every token. When A is dead, child B, which never saw a whole row,
+is given prefixes that end at secretly drawn positions, one a row, and returns its logits there; they are normalised
+here, in float64, and compared with A's claims. A model that looks ahead, learns during the exam, or lies, disagrees
+with itself. B's imports overlap with A's exam, but no candidate code runs in B before A is gone, so that neither can
+tell the other anything.
 """
 
 import math
@@ -21,8 +22,8 @@ from trainer.wire import Frame
 PROBES_PER_REPORT = 32
 ROWS_TOKENS = 4096  # tokens in one question to A: logits of a small vocabulary stay in the cache
 
-# A's and B's arithmetic differ only by the shape of the batch: float32 agrees to about 1e-5 nats. bfloat16 keeps 8 bits, so
-# logits near 8 differ by up to 2^-5 now and then, and their mean over the probes by far less.
+# A's and B's arithmetic differ only by the shape of the batch: float32 agrees to about 1e-5 nats. bfloat16 keeps 8
+# bits, so logits near 8 differ by up to 2^-5 now and then, and their mean over the probes by far less.
 TOLERANCE_EACH = 0.15  # nats, at any one position
 TOLERANCE_MEAN = 0.004  # nats, over all positions: what lying a little everywhere could gain, 0.002 bpb on `tiny`
 

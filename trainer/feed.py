@@ -1,8 +1,8 @@
 """The clock and the data are one thing: training tokens for as long as the budget lasts, and no longer.
 
-Answers the candidate's requests; does no I/O. The clock starts when the first batch is served. Each batch carries the share of
-the budget spent so far, which is recorded: serving the same shares again is a replay. The count of tokens is kept here and
-nobody else's is believed. Pipes and deadlines are `training.py`'s business.
+Answers the candidate's requests; does no I/O. The clock starts when the first batch is served. Each batch carries the
+share of the budget spent so far, which is recorded: serving the same shares again is a replay. The count of tokens is
+kept here and nobody else's is believed. Pipes and deadlines are `training.py`'s business.
 """
 
 import math
@@ -103,8 +103,8 @@ class Feed:
     def _is_spent(self, now: float) -> bool:
         """Whether the next step would end too late.
 
-        Steps are not cut short, so the last one is allowed to overrun by half of itself, at most 0.1 s: on average a run
-        ends when its budget does.
+        Steps are not cut short, so the last one is allowed to overrun by half of itself, at most 0.1 s: on average a
+        run ends when its budget does.
         """
         if self.started_at is None:
             return False

@@ -1,8 +1,9 @@
 """Which parts of this Python installation a candidate may see, and the environment it starts with.
 
-The package ships the validation text, and it may be installed in the same site-packages as torch. So the child does not get
-site-packages: it gets a folder of links to everything in it and in the standard library but this project's own packages,
-of which it gets the five modules it runs. What enforces that is `sandbox/`; what runs there is `child.py`.
+The package ships the validation text, and it may be installed in the same site-packages as torch. So the child does
+not get site-packages: it gets a folder of links to everything in it and in the standard library but this project's
+own packages, of which it gets the five modules it runs. What enforces that is `sandbox/`; what runs there is
+`child.py`.
 """
 
 import os
@@ -16,13 +17,20 @@ from trainer.errors import MachineError
 
 PACKAGE = Path(__file__).resolve().parent
 CHILD_MODULES = ("__init__.py", "child.py", "errors.py", "session.py", "wire.py")
+_MAX_LINKS = 40
 _OWN_PREFIXES = ("trainer", "coordinator", "volunteer", "autoresearch", "__editable__", "__pycache__")
-_SYSTEM_PATHS = ("/usr/share/zoneinfo", "/etc/localtime")
+_SYSTEM_PATHS = (  # shared libraries, compilers for GPU kernels, time zones
+    *("/lib", "/lib32", "/lib64", "/bin", "/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec"),
+    *("/usr/include", "/usr/share/zoneinfo", "/usr/local/lib", "/usr/local/cuda", "/opt/cuda", "/opt/rocm"),
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
+    *("/nix/store", "/gnu/store", "/run/opengl-driver", "/System/Library", "/usr/share/locale"),
+)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """`command` runs `python -m trainer.child`, given the role and two pipe ends; `read_paths` is all it needs to read."""
+    """`command` runs `python -m trainer.child`, given the role and two pipe ends; `read_paths` is all it needs to
+    read."""
 
     command: tuple[str, ...]
     import_path: str
@@ -47,6 +55,15 @@ def lay_out(folder: Path) -> Installation:
     command = (sys.executable, "-s", "-S", "-P", "-u", "-m", "trainer.child")
     found = (links, *targets.values(), *modules, *_interpreter())
     return Installation(command, str(links), tuple(dict.fromkeys(path for path in found if path.exists())))
+
+
+def around(path: Path, hidden: Path) -> list[Path]:
+    """`path`, or, when `hidden` lies in it, everything in it but that: a sandbox can grant, not take away."""
+    if not path.exists() or hidden == path.resolve():
+        return []
+    if not hidden.is_relative_to(path.resolve()):
+        return [path, path.resolve()]
+    return [part for child in path.iterdir() for part in around(child, hidden)]
 
 
 def environment(installation: Installation, home: Path, *, threads: int, device: str) -> dict[str, str]:
@@ -99,11 +116,14 @@ def _is_hidden(entry: Path) -> bool:
 
 
 def _interpreter() -> list[Path]:
-    """The program itself, its library, its headers (compilers of kernels need them), and the environment it belongs to."""
-    executable = Path(sys.executable)
-    chain = [executable, executable.resolve(), executable.parent.parent / "pyvenv.cfg"]
-    library = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib") / (sysconfig.get_config_var("INSTSONAME") or "")
-    return [*chain, library, Path(sysconfig.get_path("include")), *map(Path, _SYSTEM_PATHS)]
+    """The program itself and each link to it, its library and headers, its environment, the system's libraries."""
+    chain = [Path(sys.executable)]
+    while chain[-1].is_symlink() and len(chain) < _MAX_LINKS:
+        chain.append(chain[-1].parent / chain[-1].readlink())
+    folder, name = (sysconfig.get_config_var(key) for key in ("LIBDIR", "INSTSONAME"))
+    shared_library = [Path(folder) / name] if folder and name else []
+    own = [*chain, *shared_library, Path(sys.prefix) / "pyvenv.cfg", Path(sysconfig.get_path("include"))]
+    return own + [part for path in map(Path, _SYSTEM_PATHS) for part in around(path, PACKAGE)]
 
 
 def cpu_count() -> int:

@@ -1,7 +1,7 @@
 """The manifest of a prepared data set: what the files are, and whether they still are that.
 
-Reads and verifies; `prepare.py` writes. A challenge pins a manifest by the sha256 of its file, and the manifest pins every
-other file, so two machines with the same pin train and examine on the same bytes.
+Reads and verifies; `prepare.py` writes. A challenge pins a manifest by the sha256 of its file, and the manifest pins
+every other file, so two machines with the same pin train and examine on the same bytes.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Rows of training tokens: every row begins with BOS, no token is wasted, the order comes from the seed.
 
-Pure: arrays in, rows out. Documents are cut into pieces of at most one row, the pieces of a shard are shuffled, and short
-ones are packed best-fit; when nothing fits a gap, the shortest piece is cut and its rest goes back. Serving rows and
-keeping time are `feed.py`'s business.
+Pure: arrays in, rows out. Documents are cut into pieces of at most one row, the pieces of a shard are shuffled, and
+short ones are packed best-fit; when nothing fits a gap, the shortest piece is cut and its rest goes back. Serving
+rows and keeping time are `feed.py`'s business.
 """
 
 import bisect

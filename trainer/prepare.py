@@ -2,9 +2,9 @@
 
     python prepare.py [--data-dir DIR]          the same as `python -m trainer prepare`
 
-Fixed: a patch cannot change it, and a machine whose prepared data differs from the challenge's manifest gets no work. The
-same input gives the same bytes on every machine. Nothing is downloaded for `tiny`: the text comes with the package.
-Verifying and reading is `manifest.py`'s business.
+Fixed: a patch cannot change it, and a machine whose prepared data differs from the challenge's manifest gets no work.
+The same input gives the same bytes on every machine. Nothing is downloaded for `tiny`: the text comes with the
+package. Verifying and reading is `manifest.py`'s business.
 """
 
 import contextlib
@@ -60,8 +60,9 @@ def prepare(
 ) -> Manifest:
     """Make `data_dir` hold the prepared data set, and return its verified manifest.
 
-    Does nothing when it is there and sound; builds what is missing or damaged otherwise. Every file appears whole or not
-    at all and the manifest comes last, so that an interrupted run is simply run again. Two runs at once take turns.
+    Does nothing when it is there and sound; builds what is missing or damaged otherwise. Every file appears whole or
+    not at all and the manifest comes last, so that an interrupted run is simply run again. Two runs at once take
+    turns.
 
     Raises:
         UnknownDatasetError: no such data set.
@@ -152,7 +153,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace `path` in one step, and only when it differs. The lock's holder is the only writer of the partial file."""
+    """Replace `path` in one step, and only when it differs. Whoever holds the lock is the only writer."""
     with contextlib.suppress(OSError):
         if file_sha256(path) == hashlib.sha256(content).hexdigest():
             return

@@ -7,8 +7,8 @@ business of `training.py` and `examiner.py`; what confines the child is `sandbox
 import contextlib
 import os
 import select
+import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -46,7 +46,16 @@ class Child:
         ours = (self._orders, self._answers, self._output)
         theirs = (orders_read, answers_write, output_write)
         try:
-            self._process = self._launch(role, installation, policy, kind, theirs, threads, device)
+            self._process = sandbox.launch(
+                [*installation.command, role, str(orders_read), str(answers_write)],
+                policy,
+                env=environment(installation, policy.write_dir, threads=threads, device=device),
+                stdin=subprocess.DEVNULL,
+                stdout=output_write,
+                stderr=output_write,
+                pass_fds=(orders_read, answers_write),
+                kind=kind,
+            )
         except BaseException:
             _close(ours)
             raise
@@ -55,30 +64,6 @@ class Child:
         for fd in ours:
             os.set_blocking(fd, False)
         self._open = set(ours)
-
-    @staticmethod
-    def _launch(
-        role: str,
-        installation: Installation,
-        policy: sandbox.Policy,
-        kind: str,
-        theirs: tuple[int, int, int],
-        threads: int,
-        device: str,
-    ) -> sandbox.SandboxedProcess:
-        orders_read, answers_write, output_write = theirs
-        home = Path(policy.write_dir)
-        with Path(os.devnull).open("rb") as nothing:
-            return sandbox.launch(
-                [*installation.command, role, str(orders_read), str(answers_write)],
-                policy,
-                env=environment(installation, home, threads=threads, device=device),
-                stdin=nothing.fileno(),
-                stdout=output_write,
-                stderr=output_write,
-                pass_fds=(orders_read, answers_write),
-                kind=kind,
-            )
 
     def __enter__(self) -> Self:
         return self

@@ -23,9 +23,9 @@ class Outcome(enum.StrEnum):
 class TrialLimits:
     """What a trial may use besides its budget. A challenge sets them, so that every machine judges alike.
 
-    startup_s: from launch to the first batch: imports, compiling, warming up on random tokens.
-    grace_s: after the budget, until the parent stops waiting for the weights.
-    overtime_s: of that, what hand-over may really take, beside the time to write the weights at `save_bytes_per_s`. On a
+    startup_s: from launch to the first batch: imports, compiling, warming up on random tokens. grace_s: after the
+    budget, until the parent stops waiting for the weights. overtime_s: of that, what hand-over may really take,
+    beside the time to write the weights at `save_bytes_per_s`. On a
         CPU it is processor time that counts, so that a busy machine harms nobody.
     exam_s: for each of the two exam children, from its orders to its last answer.
     exam_probes: secret positions at which the second child checks the first.

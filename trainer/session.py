@@ -7,11 +7,10 @@
             session.report(loss)
         return model
 
-Lives in the candidate's process, so nothing here is believed: time, tokens and score are kept by the parent. A patch that
-rewrites this module only makes its own trial fail.
+Lives in the candidate's process, so nothing here is believed: time, tokens and score are kept by the parent. A patch
+that rewrites this module only makes its own trial fail.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,8 @@ class Config:
 class Batch:
     """(rows, sequence_len) int64 on the session's device; `targets` are `inputs` one token later.
 
-    `share` is the part of the budget that was spent when the batch was served, 0 to 1: schedules follow it, not a clock.
+    `share` is the part of the budget that was spent when the batch was served, 0 to 1: schedules follow it, not a
+    clock.
     """
 
     inputs: torch.Tensor
@@ -106,10 +106,8 @@ class Session:
         return Batch(*self._split(row), share=float(frame.header["share"]))
 
     def _split(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.device.type == "cuda":
-            row = row.pin_memory().to(self.device, non_blocking=True)
-        else:
-            row = row.to(self.device)
+        on_gpu = self.device.type == "cuda"
+        row = row.pin_memory().to(self.device, non_blocking=True) if on_gpu else row.to(self.device)
         return row[:, :-1], row[:, 1:]
 
 
@@ -120,4 +118,4 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in original.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
-    os.replace(partial, path)  # noqa: PTH105  (Path.replace is the same call; this one cannot be monkeypatched by accident)
+    partial.replace(path)

@@ -5,14 +5,17 @@ Pretrains a small GPT for a fixed budget of time. The one file a patch may edit.
 
 What the harness needs from this file is two names:
 
-    build_model(config)   an untrained model: (rows, tokens) int64 -> (rows, tokens, vocab) logits. The exam calls it too,
-                          and loads the trained weights into what it returns, so everything the model needs must be in
-                          its parameters, its buffers, or the constants below.
+    build_model(config)   an untrained model: (rows, tokens) int64 -> (rows, tokens, vocab) logits. The exam calls it
+                          too, and loads the trained weights into what it returns, so everything the model needs must
+                          be in its parameters, its buffers, or the constants below.
     main(session)         trains and returns the model. `session.batches()` ends when the budget is spent.
 
-Everything else is fair game: architecture, optimiser, schedules, batch size, precision. The harness keeps the clock, serves
-the tokens and computes the score.
+Everything else is fair game: architecture, optimiser, schedules, batch size, precision. The harness keeps the clock,
+serves the tokens and computes the score.
 """
+
+# The formatter stays off: the constants are a table, aligned by hand.
+# fmt: off
 
 import math
 
@@ -23,53 +26,48 @@ import torch.nn.functional as F
 # ---------------------------------------------------------------------------------------------------------------------
 # Hyperparameters. One column per kind of device: a home GPU, a Mac, one core of a CPU.
 
-
 def pick(device, cuda, mps, cpu):
     return {"cuda": cuda, "mps": mps}.get(device.type, cpu)
 
-
 # Model
-DEPTH = dict(cuda=8, mps=4, cpu=2)  # transformer blocks
-WIDTH = dict(cuda=512, mps=256, cpu=128)  # residual stream
-HEAD_DIM = dict(cuda=128, mps=64, cpu=64)
-MLP_RATIO = 4  # hidden units of the MLP per unit of width
-ROPE_BASE = 10_000  # longest wavelength of the rotary embedding, in tokens / 2 pi
-LOGIT_CAP = 15.0  # logits are squashed smoothly into +-15: keeps the loss sane at high learning rates
-VALUE_EMBEDDING = dict(cuda=True, mps=True, cpu=False)  # every other block adds a per-token table to its values
+DEPTH           = dict(cuda=8,    mps=4,    cpu=2)      # transformer blocks
+WIDTH           = dict(cuda=512,  mps=256,  cpu=128)    # of the residual stream
+HEAD_DIM        = dict(cuda=128,  mps=64,   cpu=64)     # width / head_dim attention heads
+MLP_RATIO       = 4         # hidden units of the MLP per unit of width
+ROPE_BASE       = 10_000    # longest wavelength of the rotary embedding, in tokens / 2 pi
+LOGIT_CAP       = 15.0      # logits are squashed smoothly into +-15: keeps the loss sane at high learning rates
+VALUE_EMBEDDING = dict(cuda=True, mps=True, cpu=False)  # every other block adds a per-token table to its values;
+                                                        # on a CPU, 10 s: no difference (2.261 with, 2.262 without)
 
 # Optimisation
-ROWS = dict(cuda=64, mps=32, cpu=16)  # rows of one forward pass
-ACCUMULATE = dict(cuda=1, mps=1, cpu=1)  # forward passes per optimiser step
-MATRIX_LR = 0.02  # Muon: all matrices inside the blocks
-EMBEDDING_LR = 0.02  # AdamW: token (and value) embeddings
-HEAD_LR = 0.005  # AdamW: the output matrix
-SCALAR_LR = 0.02  # AdamW: per-block mixing scalars
-ADAM_BETAS = (0.8, 0.95)
-WEIGHT_DECAY = 0.0
-MOMENTUM = 0.95  # of Muon
-WARMUP = 0.02  # share of the budget over which learning rates rise
-WARMDOWN = 0.5  # share of the budget over which they fall to
-FINAL_LR = 0.05  # this fraction of their height
+ROWS            = dict(cuda=64,   mps=32,   cpu=16)     # rows of one forward pass
+ACCUMULATE      = dict(cuda=1,    mps=1,    cpu=1)      # forward passes per optimiser step
+MATRIX_LR       = 0.02      # Muon: the matrices inside the blocks
+EMBEDDING_LR    = 0.1       # AdamW: token and value embeddings. 0.02 costs 0.03 bpb on a CPU
+HEAD_LR         = 0.005     # AdamW: the output matrix. 0.002 costs 0.1 bpb on a CPU
+SCALAR_LR       = 0.02      # AdamW: per-block mixing scalars
+ADAM_BETAS      = (0.8, 0.95)
+WEIGHT_DECAY    = 0.0
+MOMENTUM        = 0.95      # of Muon
+WARMUP          = 0.02      # share of the budget over which learning rates rise
+WARMDOWN        = 0.5       # share of the budget over which they fall to
+FINAL_LR        = 0.05      # this fraction of their height
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Model
 
-
 def norm(x):
     return F.rms_norm(x, (x.size(-1),))
-
 
 def rotary_table(tokens, head_dim, device):
     frequency = ROPE_BASE ** -(torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angle = torch.outer(torch.arange(tokens, device=device, dtype=torch.float32), frequency)
     return angle.cos(), angle.sin()
 
-
 def rotate(x, cos, sin):
     """x: (rows, heads, tokens, head_dim). The two halves of a head are the pairs that turn."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
-
 
 class Attention(nn.Module):
     def __init__(self, width, head_dim):
@@ -82,11 +80,10 @@ class Attention(nn.Module):
         rows, tokens, width = x.shape
         q, k, v = self.qkv(x).view(rows, tokens, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
         if extra_values is not None:
-            v = v + extra_values.view(rows, tokens, -1, self.head_dim).transpose(1, 2)
-        q, k = rotate(norm(q), *rotary), rotate(norm(k), *rotary)
+            v = v + extra_values.view(rows, tokens, -1, self.head_dim).transpose(1, 2).to(v.dtype)
+        q, k = (rotate(norm(part), *rotary).to(v.dtype) for part in (q, k))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(rows, tokens, width))
-
 
 class MLP(nn.Module):
     def __init__(self, width):
@@ -96,7 +93,6 @@ class MLP(nn.Module):
 
     def forward(self, x):
         return self.down(F.relu(self.up(x)).square())
-
 
 class Block(nn.Module):
     def __init__(self, width, head_dim):
@@ -110,18 +106,12 @@ class Block(nn.Module):
         x = x + self.attention(norm(x), rotary, extra_values)
         return x + self.mlp(norm(x))
 
-
 class GPT(nn.Module):
     def __init__(self, vocab_size, tokens, depth, width, head_dim, value_embedding, device):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
-        self.value_embeddings = nn.ModuleDict(
-            {
-                str(i): nn.Embedding(vocab_size, width)
-                for i in range(depth)
-                if value_embedding and i % 2 == depth % 2 - 1
-            }
-        )
+        with_values = [i for i in range(depth) if value_embedding and i % 2 == (depth - 1) % 2]  # the last one has it
+        self.value_embeddings = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
         self.blocks = nn.ModuleList(Block(width, head_dim) for _ in range(depth))
         self.head = nn.Linear(width, vocab_size, bias=False)
         self.rotary = rotary_table(tokens, head_dim, device)  # recomputed, not learned: no part of the weights
@@ -149,27 +139,18 @@ class GPT(nn.Module):
         logits = self.head(norm(x)).float()
         return LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
 
-
 def build_model(config):
     device = config.device
     with device:
         return GPT(
-            config.vocab_size,
-            config.sequence_len,
-            pick(device, **DEPTH),
-            pick(device, **WIDTH),
-            pick(device, **HEAD_DIM),
-            pick(device, **VALUE_EMBEDDING),
-            device,
-        )
-
+            config.vocab_size, config.sequence_len, pick(device, **DEPTH), pick(device, **WIDTH),
+            pick(device, **HEAD_DIM), pick(device, **VALUE_EMBEDDING), device)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Optimiser: Muon for matrices, AdamW for the rest
 
-
 def orthogonalise(matrices, steps=5):
-    """The nearest (semi-)orthogonal matrices, roughly: a quintic Newton-Schulz iteration. matrices: (n, rows, columns)."""
+    """Roughly the nearest orthogonal matrices: a quintic Newton-Schulz iteration. matrices: (n, rows, columns)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.size(-2) > x.size(-1)
@@ -180,9 +161,8 @@ def orthogonalise(matrices, steps=5):
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
-
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised: every direction of a matrix learns at the same speed. Equal shapes are done in one go."""
+    """Momentum, orthogonalised: every direction of a matrix learns at the same speed. Equal shapes go together."""
 
     def __init__(self, params, lr, momentum):
         by_shape = {}
@@ -203,7 +183,6 @@ class Muon(torch.optim.Optimizer):
             for p, u in zip(group["params"], update):
                 p.add_(u, alpha=-group["lr"] * scale)
 
-
 def build_optimisers(model):
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     scalars = [p for p in model.blocks.parameters() if p.ndim < 2]
@@ -214,17 +193,12 @@ def build_optimisers(model):
             dict(params=model.head.parameters(), lr=HEAD_LR),
             dict(params=scalars, lr=SCALAR_LR),
         ],
-        betas=ADAM_BETAS,
-        eps=1e-10,
-        weight_decay=WEIGHT_DECAY,
-        fused=True,
-    )
+        betas=ADAM_BETAS, eps=1e-10, weight_decay=WEIGHT_DECAY, fused=True)
     optimisers = [adam, Muon(matrices, lr=MATRIX_LR, momentum=MOMENTUM)]
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["height"] = group["lr"]
     return optimisers
-
 
 def learning_rate(share):
     """What part of its height a learning rate has when `share` of the budget is spent."""
@@ -232,10 +206,8 @@ def learning_rate(share):
     fall = min(1.0, (1 - share) / WARMDOWN)
     return rise * (FINAL_LR + (1 - FINAL_LR) * fall)
 
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
-
 
 def main(session):
     device = session.device
@@ -277,7 +249,6 @@ def main(session):
             session.report(value)
         loss = 0.0
     return model
-
 
 if __name__ == "__main__":
     import os

@@ -1,9 +1,9 @@
 """Runs one trial from outside the candidate's process and believes nothing the candidate says.
 
 The trusted parent. It never imports torch: it launches a sandboxed child, serves it data for the length of the budget
-(`training.py`), takes its weights as data (`weights.py`), and has them examined by two more children (`examiner.py`). What a
-candidate does is an `Outcome` with a reason; only a fault of this machine is an exception. Knows nothing of orders, leases and
-coordinators.
+(`training.py`), takes its weights as data (`weights.py`), and has them examined by two more children (`examiner.py`).
+What a candidate does is an `Outcome` with a reason; only a fault of this machine is an exception. Knows nothing of
+orders, leases and coordinators.
 """
 
 import hashlib
@@ -64,8 +64,8 @@ def run_trial(
 ) -> TrialResult:
     """Run one trial; blocks until it ends, and leaves no process and no file behind.
 
-    Safe in a worker thread. `clock` is monotonic, in seconds. Setting `stop` ends the trial as ABORTED within a fraction of a
-    second. `secret` seeds the positions of the exam and must not be foreseeable.
+    Safe in a worker thread. `clock` is monotonic, in seconds. Setting `stop` ends the trial as ABORTED within a
+    fraction of a second. `secret` seeds the positions of the exam and must not be foreseeable.
 
     Raises:
         TrainerError: this machine cannot run it: data missing or other data than asked for, no space, no sandbox, no
@@ -74,7 +74,7 @@ def run_trial(
     began_at = clock()
     manifest = load_manifest(spec.data_dir, spec.manifest_sha256)
     with _folder(spec) as folder:
-        trial = _Trial(spec, manifest, folder, clock, on_progress, stop)
+        trial = _Trial(spec, manifest, folder, clock=clock, on_progress=on_progress, stop=stop)
         try:
             trial.run(secret)
             outcome, reason = Outcome.COMPLETED, "trained for its budget and passed the exam"
@@ -117,6 +117,7 @@ class _Trial:
         spec: TrialSpec,
         manifest: Manifest,
         folder: Path,
+        *,
         clock: Callable[[], float],
         on_progress: Callable[[TrialProgress], None],
         stop: threading.Event,

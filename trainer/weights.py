@@ -1,8 +1,8 @@
 """Weights leave the sandbox as data: one safetensors file, checked without torch before anything else reads it.
 
-`take_weights` is called when the whole process tree that wrote the file is dead. It follows no link, opens nothing that could
-block, believes no length, and copies into a folder the candidate never saw. Whether the tensors fit the model is found out
-in the exam.
+`take_weights` is called when the whole process tree that wrote the file is dead. It follows no link, opens nothing
+that could block, believes no length, and copies into a folder the candidate never saw. Whether the tensors fit the
+model is found out in the exam.
 """
 
 import hashlib
@@ -55,8 +55,8 @@ def take_weights(written: Path, copy: Path, limit_bytes: int) -> Weights:
 def header_problem(stream: BinaryIO, size_bytes: int) -> str:
     """What is wrong with a safetensors file of this size, or nothing.
 
-    Eight bytes of little-endian header length, a JSON object of {name: {dtype, shape, data_offsets}}, then the data; the
-    tensors must cover the data exactly, in order and without gaps.
+    Eight bytes of little-endian header length, a JSON object of {name: {dtype, shape, data_offsets}}, then the data;
+    the tensors must cover the data exactly, in order and without gaps.
     """
     prefix = stream.read(8)
     if len(prefix) < 8:

@@ -1,8 +1,8 @@
 """Frames between the trusted parent and a child: a JSON header and a raw array, lengths first.
 
-A frame is `>II` (header bytes, payload bytes), the header (one JSON object), the payload. Lengths are checked before a byte
-of either is read, and nothing is ever unpickled. `FrameReader` is the parent's, fed with whatever arrived; `read_frame` and
-`write_frame` are the child's and block. What the frames mean is said in `feed.py` and `examiner.py`.
+A frame is `>II` (header bytes, payload bytes), the header (one JSON object), the payload. Lengths are checked before
+a byte of either is read, and nothing is ever unpickled. `FrameReader` is the parent's, fed with whatever arrived;
+`read_frame` and `write_frame` are the child's and block. What the frames mean is said in `feed.py` and `examiner.py`.
 """
 
 import json

@@ -6,7 +6,7 @@ PYTHON ?= # a Python to build the environment with, when the ones on PATH will n
 
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 # Stamps are written last, so that an interrupted installation is simply done again.
 RUN    := $(VENV)/.installed-coordinator
 DEV    := $(VENV)/.installed-dev

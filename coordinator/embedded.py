@@ -41,6 +41,7 @@ class EmbeddedStore:
         self._reach = self._folder.socket
         self._ready: Future[None] = Future()
         self._ending = threading.Event()
+        self._stopping = threading.Lock()
         self._thread: threading.Thread | None = None
         self._lock: int | None = None
         self._calm_polls = 0
@@ -75,21 +76,26 @@ class EmbeddedStore:
         return "unix://" + quote(os.fspath(self._reach))
 
     def stop(self) -> None:
-        """Ends the server in order and gives the folder free. May be called at any time, and again."""
+        """Ends the server in order and gives the folder free. May be called at any time, from any thread, and again."""
         self._ending.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._lock is not None:
-            _forget_short_name(self._folder)
-            os.close(self._lock)
-            self._lock = None
+        with self._stopping:
+            if self._thread is not None:
+                self._thread.join()
+            if self._lock is not None:
+                _forget_short_name(self._folder)
+                os.close(self._lock)
+                self._lock = None
 
     def running(self) -> bool:
         """Whether the server answers now."""
         return ask(self._reach, b"PING").startswith(b"+PONG")
 
     async def __aenter__(self) -> str:
-        return await asyncio.to_thread(self.start)
+        try:
+            return await asyncio.to_thread(self.start)
+        except asyncio.CancelledError:  # Ctrl-C while it loads: the thread must not keep the program
+            self._ending.set()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
@@ -107,6 +113,8 @@ class EmbeddedStore:
                 retry_s = _RETRY_MIN_S if self._calm_polls > _CALM_POLLS else min(2 * retry_s, _RETRY_MAX_S)
                 self._tell(f"{error}; starting it again in {retry_s:.1f} s")
                 self._ending.wait(retry_s)
+        if not self._ready.done():
+            self._ready.set_exception(OperatorError("the embedded store was stopped before it was ready"))
 
     def _run(self, binary: Path) -> None:
         """One life of the server.

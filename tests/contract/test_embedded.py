@@ -1,5 +1,6 @@
 """The embedded store against the real server: its promises hold when things are killed or fill up."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -251,6 +252,18 @@ class TestOrphan:
         with pytest.raises(OperatorError, match=r"not ready after 1 s.*valkey\.pid"):
             make_store(data_dir).start(1)
         assert server_pid(data_dir) == orphan.pid
+
+    async def test_whoever_starts_need_not_wait_for_one_that_hangs(
+        self, data_dir: Path, orphan: subprocess.Popen[bytes]
+    ) -> None:
+        orphan.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5), EmbeddedStore(data_dir):
+                pytest.fail("it cannot be ready")
+        orphan.kill()
+        orphan.wait()
+        async with EmbeddedStore(data_dir) as url:  # free again
+            assert stored_value(url, "best") is None
 
 
 class TestRefusal:

@@ -70,6 +70,9 @@ class EmbeddedStore:
         except TimeoutError:
             self.stop()
             raise OperatorError(self._late(timeout_s)) from None
+        except OSError as error:
+            self.stop()
+            raise OperatorError(f"cannot keep the store in {self._folder.path}: {error.strerror or error}") from error
         except BaseException:
             self.stop()
             raise
@@ -111,7 +114,8 @@ class EmbeddedStore:
                     self._ready.set_exception(error)
                     return
                 retry_s = _RETRY_MIN_S if self._calm_polls > _CALM_POLLS else min(2 * retry_s, _RETRY_MAX_S)
-                self._tell(f"{error}; starting it again in {retry_s:.1f} s")
+                with suppress(Exception):  # a listener that is gone must not end the supervision
+                    self._tell(f"{error}; starting it again in {retry_s:.1f} s")
                 self._ending.wait(retry_s)
         if not self._ready.done():
             self._ready.set_exception(OperatorError("the embedded store was stopped before it was ready"))

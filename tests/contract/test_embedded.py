@@ -171,6 +171,16 @@ class TestKilled:
         assert len(told) == 1
         assert "the embedded store ended" in told[0]
 
+    def test_it_comes_back_though_nobody_listens(self, data_dir: Path, make_store: MakeStore, until: Until) -> None:
+        def gone(line: str) -> None:
+            raise BrokenPipeError(line)
+
+        store = make_store(data_dir, gone)
+        store.start(30)
+        old = server_pid(data_dir)
+        os.kill(old, signal.SIGKILL)
+        until(lambda: store.running() and server_pid(data_dir) != old)
+
     def test_no_acknowledged_write_is_lost(self, data_dir: Path, make_store: MakeStore, until: Until) -> None:
         store = make_store(data_dir)
         url = store.start(30)

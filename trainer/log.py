@@ -1,6 +1,8 @@
 """What a child printed: bounded, and harmless to show in a terminal."""
 
 import re
+import sys
+from pathlib import Path
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
 # Everything that moves a cursor, reverses text or hides itself: C0 but newline and tab, DEL, C1, bidi and zero-width.
@@ -32,3 +34,10 @@ def one_line(text: str, limit: int = 300) -> str:
     """The text fit for a one-line reason: printable, single spaces, at most `limit` characters."""
     line = " ".join(printable(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def anonymous(text: str, folder: Path) -> str:
+    """The text without what paths tell of the person: the trial's folder, Python's, and the home folder go."""
+    for path, stands_for in ((folder, ""), (sys.prefix, "python"), (sys.base_prefix, "python"), (Path.home(), "~")):
+        text = text.replace(f"{path}/", f"{stands_for}/" if stands_for else "")
+    return text

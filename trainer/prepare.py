@@ -169,6 +169,4 @@ def _write(path: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    from trainer.cli import main
-
-    main(["prepare", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-m", "trainer", "prepare", *sys.argv[1:]])  # noqa: S606  (ourselves)

@@ -54,6 +54,7 @@ class TrialSpec:
     work_dir: where the trial makes its own folder, which is gone when it ends.
     device: cpu, mps, cuda or cuda:N.
     sandbox: `auto` for the best this machine has, `none` for no protection at all.
+    keep_weights: where to copy the checked weights of a completed trial.
     fresh_rows: rows of the reserve book to examine besides, drawn by fresh_seed (baselines only).
     """
 
@@ -69,6 +70,7 @@ class TrialSpec:
     manifest_sha256: str | None = None
     fresh_rows: int = 0
     fresh_seed: int = 0
+    keep_weights: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def load(home: Path) -> Pin | None:
         raise HomeError(f"cannot read {path} ({error.strerror}): make it readable by you") from error
     try:
         record = json.loads(text)
-        pin = Pin(address.parse(record["address"]), str(record["swarm_id"]), str(record["name"]))
+        pin = Pin(address.parse(str(record["address"])), str(record["swarm_id"]), str(record["name"]))
     except (ValueError, KeyError, TypeError, AddressError) as error:
         raise HomeError(f"{path} is damaged: remove it and join the swarm again") from error
     if pin.address.fingerprint is None:

@@ -43,7 +43,7 @@ def names(text: str) -> set[str]:
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        admission admission_errors audit errors evidence leasing ledger model noise planning refusals rule session store
+        admission admission_errors agreement audit errors evidence leasing ledger model noise planning refusals rule session store
         tally trust unified_diff verdict views
     """),
     "volunteer": names("""

@@ -11,7 +11,7 @@ from trainer.sandbox import kernel, landlock, limits, seccomp
 from trainer.sandbox.syscalls import ARCHITECTURES
 
 # What programs read about themselves. Not the whole folder: `net` beneath it shows the machine's connections.
-OWN_PROC = ("maps", "smaps", "stat", "statm", "status", "cmdline", "auxv", "limits", "cgroup", "fd", "fdinfo")
+_OWN_PROC = ("maps", "smaps", "stat", "statm", "status", "cmdline", "auxv", "limits", "cgroup", "fd", "fdinfo")
 
 
 def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ignore[type-arg] # from marshal
@@ -21,8 +21,7 @@ def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ign
     """
     os.setsid()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
-    with open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")
+    _offer_to_oom_killer()
     os.write(report, os.readlink("/proc/self").encode() + b"\n")
     if os.read(go, 1) != b"g":
         raise OSError("the supervisor is gone")
@@ -32,11 +31,31 @@ def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ign
     kernel.default_signals()
     kernel.drop_capabilities(ARCHITECTURES[os.uname().machine][1]["capset"])
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    abi = settings["landlock_abi"]
-    landlock.restrict(settings["rules"] + [(f"/proc/self/{name}", landlock.READ) for name in OWN_PROC], abi)
-    signals = settings["pid_namespace"] or landlock.scopes_signals(abi)
-    seccomp.install(seccomp.Filter(os.getpid(), settings["processes"], signals=signals, gpu=settings["gpu"]))
+    own = [(path, landlock.READ) for path in own_proc("self")]
+    landlock.restrict(settings["rules"] + own, settings["landlock_abi"])
+    seccomp.install(_filter(settings))
     os.execve(settings["argv"][0], settings["argv"], settings["env"])  # noqa: S606 - no shell is wanted
+
+
+def own_proc(process: str) -> list[str]:
+    """The entries of /proc that the candidate may read about itself."""
+    return [path for name in _OWN_PROC if os.path.exists(path := f"/proc/{process}/{name}")]
+
+
+def _filter(settings: dict) -> seccomp.Filter:  # type: ignore[type-arg]
+    signals = landlock.scopes_signals(settings["landlock_abi"])
+    namespaced = settings["pid_namespace"]
+    processes = settings["processes"]
+    return seccomp.Filter(os.getpid(), processes, pid_namespace=namespaced, signals=signals, gpu=settings["gpu"])
+
+
+def _offer_to_oom_killer() -> None:
+    """Should the machine run out of memory, this is what goes first. A courtesy: some containers forbid it."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
+    except OSError:
+        pass
 
 
 def close_all_but(kept: set[int]) -> None:

@@ -9,6 +9,7 @@ import sys
 _GIB = 1 << 30
 _OPEN_FILES = 1024
 _THREADS_OF_A_PERSON = 8192
+_CPU_SLACK_S = 5  # the watch comes first, because it says why
 # Libraries map far more than they use: address space is bounded loosely, memory itself by RLIMIT_DATA and the watch.
 _ADDRESS_SPACE_SLACK = 16 * _GIB
 
@@ -27,7 +28,7 @@ def _wanted(settings: dict) -> dict[int, int]:  # type: ignore[type-arg]
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: settings["file_bytes"],
         resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_CPU: settings["cpu_s"],
+        resource.RLIMIT_CPU: settings["cpu_s"] + _CPU_SLACK_S,
     }
     if sys.platform != "linux":  # macOS has the names of the others and keeps none of them
         return limits

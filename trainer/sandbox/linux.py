@@ -19,8 +19,8 @@ _READABLE = (
 )
 _READABLE_WITH_GPU = (
     *(f"/proc/{name}" for name in ("driver/nvidia", "sys/vm/mmap_min_addr", "modules")),
-    *(f"/sys/{name}" for name in ("bus/pci/devices", "devices", "class/drm", "class/kfd", "module/nvidia")),
-    "/sys/module/amdgpu",
+    *(f"/sys/{name}" for name in ("module/nvidia", "module/nvidia_uvm", "module/amdgpu", "class/drm", "class/kfd")),
+    "/sys/devices/virtual/kfd",
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
@@ -62,12 +62,26 @@ def launch(
 
 def rules(policy: Policy) -> list[tuple[str, int]]:
     """What may be done beneath which path. Raises SandboxError for a path that does not exist."""
-    readable = [*_READABLE, *(_READABLE_WITH_GPU if policy.gpu_devices else ())]
+    readable = [*_READABLE, *((*_READABLE_WITH_GPU, *_pci_displays()) if policy.gpu_devices else ())]
     wanted = [(str(path), landlock.READ_AND_EXECUTE) for path in policy.read_paths]
     wanted += [(path, landlock.READ) for path in readable if Path(path).exists()]
-    wanted += [(path, landlock.DEVICE) for path in (*_DEVICES, *policy.gpu_devices)]
+    wanted += [(path, landlock.DEVICE) for path in _DEVICES if Path(path).exists()]
+    wanted += [(path, landlock.DEVICE) for path in policy.gpu_devices]
     wanted.append((str(policy.write_dir), landlock.WRITE))
     missing = [path for path, _ in wanted if not Path(path).exists()]
     if missing:
         raise SandboxError(f"{missing[0]} does not exist: the sandbox cannot allow it")
     return wanted
+
+
+def _pci_displays() -> list[str]:
+    """What the kernel tells of the graphics cards, and of no other device."""
+    displays = []
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        try:
+            is_display = (device / "class").read_text().startswith("0x03")
+        except OSError:
+            continue
+        if is_display:
+            displays.append(str(device))
+    return displays

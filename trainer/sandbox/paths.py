@@ -7,7 +7,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
-_OF_PREFIX = ("bin", "lib", "lib32", "lib64", "include", "pyvenv.cfg", "Frameworks", "Python", "Resources")
+_OF_PREFIX = (
+    *("bin", "lib", "lib32", "lib64", "libexec", "include", "pyvenv.cfg"),
+    *("x86_64-conda-linux-gnu", "aarch64-conda-linux-gnu"),  # where conda keeps its compilers
+    *("Frameworks", "Python", "Resources"),  # a framework build on macOS
+)
 _SYSTEM = (
     *(f"/usr/{name}" for name in ("bin", "lib", "lib32", "lib64", "libexec", "include", "share/zoneinfo")),
     *(f"/usr/local/{name}" for name in ("bin", "lib", "lib64", "include", "cuda", "nvidia")),

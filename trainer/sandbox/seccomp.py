@@ -57,7 +57,8 @@ _LOAD, _EQUAL, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 _PRCTL = (3, 15, 16, 21, 23, 29, 30, 37, 39, 41, 42, 51, 0x53564D41)  # names, THP, vector length, queries
-_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1030, 1032, 1033, 1034)  # no owner, signal, lease or pipe size
+# No owner, signal or lease, which reach other processes; no range locks or pipe sizes, which take the kernel's memory.
+_FCNTL = (0, 1, 2, 3, 4, 5, 9, 36, 1030, 1032, 1033, 1034)
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x540F)  # terminal queries, FIONREAD, FIONBIO, close-on-exec
 _GPU_IOCTL_TYPES = (0x46, 0x4B, 0x64)  # NVIDIA's, AMD's compute, the kernel's graphics
 _UVM_IOCTL = (0x30000001, 0x30000002)
@@ -75,14 +76,16 @@ class Filter:
 
     own_pid: the candidate's first process as it sees itself.
     processes: more than 1 allows starting processes.
+    pid_namespace: whether processes outside have no number for it.
     signals: whether something else already keeps signals inside.
     gpu: whether GPU drivers are called.
     """
 
-    def __init__(self, own_pid: int, processes: int, *, signals: bool, gpu: bool) -> None:
+    def __init__(self, own_pid: int, processes: int, *, pid_namespace: bool, signals: bool, gpu: bool) -> None:
         self.own_pid = own_pid
         self.processes = processes
-        self.signals = signals
+        self.pid_namespace = pid_namespace
+        self.signals = signals or pid_namespace
         self.gpu = gpu
 
 
@@ -144,7 +147,7 @@ def _reaching(wanted: Filter) -> dict[str, _Instructions]:
         "kill": signal,
         "tgkill": signal,
         "prlimit64": _one_of(0, own, _EPERM),
-        "sched_setaffinity": _one_of(0, own, _EPERM),
+        "sched_setaffinity": _verdict(_ALLOW) if wanted.pid_namespace else _one_of(0, own, _EPERM),
     }
 
 

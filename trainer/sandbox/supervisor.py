@@ -60,7 +60,7 @@ class Supervisor:
         self._candidate = _number(channel.line(report))
         self._join_group()
         # While these are open the kernel keeps the entries that Landlock's rules are tied to.
-        self._pins = [os.open(f"/proc/{self._candidate}/{name}", os.O_PATH) for name in confine.OWN_PROC]
+        self._pins = [os.open(path, os.O_PATH) for path in confine.own_proc(str(self._candidate))]
         os.write(go, b"g")
         os.close(go)
         channel.let_go(settings["pass_fds"])

@@ -1,0 +1,53 @@
+"""Honest training works in the sandbox as outside it."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+TRAIN = """
+import torch
+from safetensors.torch import save_file
+torch.manual_seed(1)
+torch.set_num_threads(2)
+model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.GELU(), torch.nn.Linear(32, 1))
+optimiser = torch.optim.AdamW(model.parameters(), lr=0.02)
+inputs = torch.randn(256, 16)
+targets = inputs.sum(1, keepdim=True)
+for step in range(100):
+    loss = ((model(inputs) - targets) ** 2).mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+print(f"{loss.item():.4f}")
+save_file(model.state_dict(), "weights.safetensors")
+"""
+COMPILE = """
+import torch
+torch.set_num_threads(1)
+model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU())
+inputs = torch.randn(4, 8)
+print(torch.allclose(torch.compile(model)(inputs), model(inputs), atol=1e-5))
+"""
+GIB = 1 << 30
+
+
+def test_training_learns_and_leaves_its_weights(sandbox):
+    ran = sandbox.run(TRAIN, memory_bytes=4 * GIB, env={"HOME": str(sandbox.folder)})
+    assert ran.status == 0, ran.output
+    assert float(ran.output) < 0.1
+    weights = load_file(sandbox.folder / "weights.safetensors")
+    assert weights["0.weight"].shape == (32, 16)
+    assert np.isfinite(weights["0.weight"]).all()
+
+
+@pytest.mark.full
+def test_compiling_works_where_processes_are_allowed(sandbox):
+    folder = str(sandbox.folder)
+    env = {
+        "HOME": folder,
+        "TMPDIR": folder,
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    ran = sandbox.run(COMPILE, memory_bytes=4 * GIB, file_bytes=GIB, processes=16, cpu_s=600, env=env)
+    assert (ran.status, ran.output.splitlines()[-1:]) == (0, ["True"]), ran.output

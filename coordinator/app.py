@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoresearch.v1.envelope_pb2 import Envelope
-
 from coordinator.deciding import Decider
 from coordinator.dispatch import Dispatch, Receipt
 from coordinator.errors import OperatorError
@@ -80,7 +79,8 @@ class App:
         """Follows up until cancelled. While the store is away nothing is lost: it is tried again."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stale.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S):  # not wait_for: Python 3.11's may swallow a cancellation
+                    await self._stale.wait()
             try:
                 await self.work_once()
             except (StoreError, OperatorError) as error:
@@ -97,9 +97,12 @@ class App:
             self._due |= {patch.patch_id for patch in await self.records.open_patches()}
             self._due.discard(EVERY_PATCH)
         while self._due:
-            patch_id = min(self._due)
-            await self._judge(patch_id)
-            self._due.discard(patch_id)
+            patch_id = self._due.pop()  # before looking: evidence that arrives meanwhile puts it back
+            try:
+                await self._judge(patch_id)
+            except BaseException:
+                self._due.add(patch_id)
+                raise
         if stale:
             await self._plan()
 
@@ -179,6 +182,7 @@ class App:
             self._tell(Told(text, judged.patch.promoted_generation))
 
     async def _stop_trials(self, patch: Patch, reason: str) -> None:
+        await self._scheduler.withdraw_orders(patch.patch_id)
         for lease in await self.dispatch.end_leases_of(patch.patch_id):
             self._tell(Told(reason, patch.promoted_generation, lease))
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from autoresearch.digest import sha256_hex
-
-from coordinator import noise
+from coordinator import merging, noise
 from coordinator.evidence import Row
 from coordinator.intake import UNDECIDED
 from coordinator.journal import Draft, Journal, Note
-from coordinator.lineage import Conflict, Lineage
+from coordinator.lineage import Lineage
 from coordinator.model import Best, Patch, Trial
 from coordinator.records import Records, Swarm
 from coordinator.store import Append, Bump, Change, Guard, Holds, Operation, Put, Rank, Unrank
@@ -109,8 +108,8 @@ class Decider:
         """Merges a winner onto the best and moves it: commit made, ledger entry and best written, branch advanced."""
         best = await self._records.best()
         merged = await self._merge(patch, best)
-        if isinstance(merged, Conflict):
-            reason = f"won, but does not merge onto generation {best.generation}: {merged}"
+        if isinstance(merged, merging.Conflict):
+            reason = f"won, but does not merge onto generation {best.generation}: {merged.reason}"
             return await self._write_verdict(patch, Verdict.CONFLICT, reason, decision, sigma)
         won, after = patch, best
 
@@ -162,12 +161,12 @@ class Decider:
             trials=sum(int(score) for _, score in await self._store.ranked("trials")),
         )
 
-    async def _merge(self, patch: Patch, best: Best) -> "str | Conflict":
+    async def _merge(self, patch: Patch, best: Best) -> str | merging.Conflict:
         candidate = await self._text(patch.candidate_sha256)
         if patch.base_sha256 == best.source_sha256:
             return candidate
         base, current = await self._text(patch.base_sha256), await self._text(best.source_sha256)
-        return await asyncio.to_thread(self._lineage.merge, base, current, candidate)
+        return await asyncio.to_thread(merging.merge, base, current, candidate)
 
     def _build_commit(
         self, patch: Patch, best: Best, source: str, decision: Decision, *, now_ms: int, ledger_entry: int

@@ -56,7 +56,8 @@ class LedgerExport:
         """Copies until cancelled. A full disk is reported to whoever waits, and tried again."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):  # not wait_for: Python 3.11's may swallow a cancellation
+                    await self._wake.wait()
             self._wake.clear()
             with contextlib.suppress(StoreError):  # away for longer than calls wait: whoever waits here waits on
                 await self._copy()

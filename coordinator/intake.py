@@ -12,10 +12,9 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import Hardware
-
-from coordinator import admission
+from coordinator import admission, merging
 from coordinator.journal import Journal, Note
-from coordinator.lineage import Conflict, Lineage
+from coordinator.lineage import Lineage
 from coordinator.model import Identity, Machine, Patch, hardware_class
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
@@ -101,13 +100,13 @@ class Intake:
         best = await self._records.best()
         best_source = ((await self._records.source(best.source_sha256)) or b"").decode()
         their_base = await asyncio.to_thread(self._source_at, submission.base_commit)
-        admitted = admission.admit(submission.diff, their_base)
+        admitted = await asyncio.to_thread(admission.admit, submission.diff, their_base)
         source, fingerprint = admitted.candidate_source, admitted.fingerprint
         if submission.base_commit != best.commit:
-            merged = await asyncio.to_thread(self._lineage.merge, their_base, best_source, source)
-            if isinstance(merged, Conflict):
+            merged = await asyncio.to_thread(merging.merge, their_base, best_source, source)
+            if isinstance(merged, merging.Conflict):
                 raise NotNowError(
-                    f"the patch does not merge onto the current best (generation {best.generation}): {merged}; "
+                    f"the patch does not merge onto the current best (generation {best.generation}): {merged.reason}; "
                     "run `autoresearch-volunteer checkout`, make the change again there and submit that"
                 )
             source, fingerprint = merged, admission.normalised_fingerprint(merged)

@@ -17,7 +17,6 @@ from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.trial_pb2 import Outcome, Result
-
 from coordinator.model import Lease, Order, Progress
 from coordinator.store import Bump, Change, Drop, Guard, Holds, Operation, Put, Rank, RankedUpTo, Unrank
 

@@ -8,7 +8,6 @@ from typing import Any
 from autoresearch import limits
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2
-
 from coordinator import ledger, views
 from coordinator.deciding import Decider, counts
 from coordinator.lineage import Lineage

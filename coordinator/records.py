@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
-
 from coordinator.model import Best, Identity, Lease, Machine, Order, Patch, Progress, Record, Trial
 from coordinator.rule import Rule
 from coordinator.store import Store

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
-from autoresearch.envelope import EnvelopeError
 
+from autoresearch.envelope import EnvelopeError
 from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
 from coordinator.refusals import (

@@ -56,8 +56,8 @@ class Scheduler:
         return [*patches, *resumed[:1]]
 
     async def _patch_state(self, patch: Patch) -> PatchState:
+        orders = await self._records.orders(patch.patch_id)  # before the trials, lest a trial just ended be ordered anew
         trials = await self._records.candidate_trials(patch.patch_id)
-        orders = await self._records.orders(patch.patch_id)
         lease_ids = [state.removeprefix("leased:") for _, state in orders if state != "ready"]
         leases = await self._records.live_leases(lease_ids)
         return PatchState(
@@ -75,10 +75,10 @@ class Scheduler:
         since = self._now_ms() - ACTIVE_MS
         seen = await self._store.ranked_between("seen", since, leasing.FOREVER, 10_000)
         machines = await self._records.machines([only] if only else [machine_id for machine_id, _ in seen])
+        orders = [order for order, _ in await self._records.orders("")]  # before the trials, as in _patch_state
         bases = {terms.best_sha256, *(patch.base_sha256 for patch in patches)}
         trials = [trial for base in sorted(bases) for trial in await self._records.baseline_trials(base)]
         runs = [(p.base_sha256, t) for p in patches for t in await self._records.candidate_trials(p.patch_id)]
-        orders = [order for order, _ in await self._records.orders("")]
         made = await self._records.orders_made("")
         return [_machine_state(machine, trials, runs, orders, made) for machine in machines]
 
@@ -98,6 +98,11 @@ class Scheduler:
             for order in orders
             if planning.may_run(order, state, runs.get(order.patch_id, {}).get(machine.identity_id, 0), terms)
         ]
+
+    async def withdraw_orders(self, patch_id: str) -> None:
+        """Takes a decided patch's ready orders out of the queues."""
+        for order, _ in await self._records.orders(patch_id):
+            await self._store.apply(leasing.withdraw(order))
 
     async def is_broken(self, machine: Machine) -> bool:
         """Whether the machine fails on the bests that others run."""

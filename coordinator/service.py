@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from autoresearch import envelope, limits
 from autoresearch.digest import is_sha256
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
@@ -20,8 +22,6 @@ from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
 from autoresearch.v1.identity_pb2 import SessionProof
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from coordinator.app import App, Idle, Told
 from coordinator.hub import Hub
 from coordinator.model import Machine, Progress
@@ -93,7 +93,8 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
         """A machine at work."""
         nonce = self._edge.nonce()
         yield volunteer_pb2.SessionResponse(greeting=volunteer_pb2.Greeting(nonce=nonce))
-        request = await asyncio.wait_for(anext(aiter(requests), None), GREETING_S)
+        async with asyncio.timeout(GREETING_S):
+            request = await anext(aiter(requests), None)
         if request is None:
             return
         session, message = Session().receive(request)

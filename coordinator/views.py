@@ -5,7 +5,6 @@ from typing import Any
 
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2
-
 from coordinator.ledger import Entry
 from coordinator.model import Best, Lease, Patch, Progress
 from coordinator.verdict import Verdict

@@ -1,0 +1,123 @@
+"""The operator's command line: asks the program, reports, exits. Every error is one line that says what to do."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from coordinator import main as program
+from coordinator.demo_settings import DemoSettings
+from coordinator.errors import CoordinatorError
+from coordinator.rule import PRESETS
+from coordinator.settings import Settings, Terms
+from coordinator.store import StoreError
+
+DATA = click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("swarm"),
+    show_default=True,
+    help="Folder of the swarm: keys, ledger, lineage, embedded store.",
+)
+
+
+class _Commands(click.Group):
+    """Turns what the program raises on purpose into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CoordinatorError, StoreError) as error:
+            _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("autoresearch-swarm"), prog_name="autoresearch-coordinator")
+def main() -> None:
+    """Coordinate a swarm: hold the best train.py, hand out patches, promote what is true."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--name", default="tiny", show_default=True, help="Name of the challenge."),
+        click.option("--dataset", default="tiny", show_default=True, help="Data set that the trainer knows."),
+        click.option("--source", type=click.Path(path_type=Path), help="train.py to start from [the trainer's own]."),
+        click.option(
+            "--budget", "budget_s", default=300.0, show_default=True, help="Training time of a trial, seconds."
+        ),
+        click.option("--rule", type=click.Choice(sorted(PRESETS)), default="default", show_default=True),
+        click.option("--delta", "delta_bpb", default=0.0, help="Gain that votes are asked about, bpb [the rule's]."),
+        click.option("--noise", "noise_prior_bpb", default=0.0, help="Noise of one trial until measured [published]."),
+        click.option("--baselines", "first_baselines", default=1, show_default=True, help="Baselines before a patch."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@DATA
+@click.option("--listen", default="0.0.0.0:50600", show_default=True, help="host:port to serve on; port 0: a free one.")
+@click.option("--public", default="", help="host:port that volunteers reach it by [the listening one].")
+@click.option("--store", default="", help="redis://, rediss:// or unix:// address [an embedded server].")
+@click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM chain [one of its own].")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM key of that certificate.")
+@click.option(
+    "--lease", "lease_s", default=120.0, show_default=True, help="Seconds without a heartbeat that end a lease."
+)
+@_terms_options
+def serve(
+    data_dir: Path,
+    listen: str,
+    public: str,
+    store: str,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    lease_s: float,
+    **terms: Any,
+) -> None:
+    """Run a coordinator until Ctrl-C. The first start makes the swarm; its terms then stay as they are."""
+    settings = Settings(data_dir, listen, public, store, tls_certificate, tls_key, lease_s)
+    asyncio.run(program.serve(settings, Terms(**terms), click.echo, _announce))
+
+
+def _announce(running: program.Running) -> None:
+    challenge = running.swarm.parsed_challenge()
+    click.echo(f"swarm      {running.swarm.swarm_id}")
+    click.echo(f"challenge  {challenge.name}: {challenge.dataset}, {challenge.budget_ms / 1000:g} s a trial")
+    click.echo(f"store      {running.store}")
+    click.echo(f"ledger     {running.ledger}")
+    click.echo(f"lineage    {running.lineage} (branch best)")
+    click.echo(f"join       autoresearch-volunteer join '{running.address}'")
+    click.echo("serving; Ctrl-C stops")
+
+
+@main.command()
+@click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), help="Write a report here.")
+@click.option("--keep", is_flag=True, help="Leave the swarm running until Ctrl-C.")
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-swarm"),
+    show_default=True,
+    help="Folder of the demo's swarm; one that was cut short is continued.",
+)
+@click.option("--fresh", is_flag=True, help="Throw away what the folder holds and begin anew.")
+def demo(report: Path | None, keep: bool, data_dir: Path, fresh: bool) -> None:
+    """Run a private swarm on this machine: four patches, three volunteers, real trials, until all are decided."""
+    from coordinator import demo as show  # noqa: PLC0415 - pulls in the drawing libraries, which serving does not need
+
+    sys.exit(show.run(DemoSettings(data_dir=data_dir, report=report, keep=keep, fresh=fresh)))

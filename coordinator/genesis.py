@@ -1,0 +1,180 @@
+"""Makes a new swarm: challenge, lineage and the first ledger entry; or finds the one that is there.
+
+What the challenge pins about data and trial code is asked of the trainer, in a process of its own: the coordinator
+imports nothing of it.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from autoresearch import limits
+from autoresearch.digest import sha256_hex
+from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
+from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
+from coordinator.deciding import crowning
+from coordinator.errors import OperatorError
+from coordinator.journal import Journal, Note
+from coordinator.lineage import Lineage, companion_files
+from coordinator.model import Best
+from coordinator.records import SCHEMA, Records, Swarm
+from coordinator.settings import Terms
+from coordinator.store import Holds, Operation, Put
+
+DESCRIBE_S = 3600.0  # preparing a large data set takes its time
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What the trainer says of itself and a data set."""
+
+    dataset: str
+    manifest_sha256: str
+    trial_code_sha256: str
+    source: str
+    prepare: str
+
+
+def ask_trainer(dataset: str, data_dir: Path) -> Trainer:
+    """Prepares the data set and asks for its digests.
+
+    Raises:
+        OperatorError: the trainer failed; its own words are in the message.
+    """
+    command = [sys.executable, "-E", "-s", "-m", "trainer.describe", dataset, str(data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DESCRIBE_S, check=False)
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
+        raise OperatorError(f"the data set {dataset!r} cannot be prepared: {words}")
+    return Trainer(**json.loads(done.stdout))
+
+
+async def find_or_make(
+    terms: Terms,
+    records: Records,
+    journal: Journal,
+    *,
+    lineage_path: Path,
+    datasets_dir: Path,
+    coordinator_key: str,
+    now_ms: int,
+    token: Callable[[], str],
+) -> tuple[Swarm, Lineage]:
+    """The swarm of this store and its lineage, made now if there is none.
+
+    Raises:
+        OperatorError: the store is of a newer version or another key, the source is no source, git is missing.
+    """
+    swarm = await records.swarm()
+    if swarm is not None:
+        _check_known(swarm, coordinator_key)
+        return swarm, await asyncio.to_thread(Lineage.open, lineage_path)
+    trainer = await asyncio.to_thread(ask_trainer, terms.dataset, datasets_dir / terms.dataset)
+    source = _read_source(terms.source or Path(trainer.source))
+    challenge = _challenge(terms, trainer, source)
+    data = challenge.SerializeToString(deterministic=True)
+    files = _files(source, Path(trainer.prepare), challenge)
+    await asyncio.to_thread(shutil.rmtree, lineage_path, ignore_errors=True)  # of a start that ended half-way
+    at = datetime.fromtimestamp(now_ms / 1000, UTC)
+    message = f"Start the swarm {terms.name}"
+    lineage = await asyncio.to_thread(lambda: Lineage.create(lineage_path, files, message=message, at=at))
+    swarm = Swarm(
+        swarm_id=token(),
+        schema=SCHEMA,
+        challenge=b64encode(data).decode(),
+        rule=terms.parsed_rule().to_json(),
+        noise_prior_bpb=terms.noise_prior_bpb,
+        first_baselines=terms.first_baselines,
+        coordinator_key=coordinator_key,
+        created_at_ms=now_ms,
+    )
+    await _write(swarm, lineage, source, journal)
+    return swarm, lineage
+
+
+def _check_known(swarm: Swarm, coordinator_key: str) -> None:
+    if swarm.schema > SCHEMA:
+        raise OperatorError(
+            f"the store was written by a newer version (schema {swarm.schema}): upgrade this coordinator"
+        )
+    if swarm.coordinator_key != coordinator_key:
+        raise OperatorError("the store's swarm has another coordinator key: restore signing.key from its backup")
+
+
+async def _write(swarm: Swarm, lineage: Lineage, source: str, journal: Journal) -> None:
+    digest = sha256_hex(source.encode())
+    tip = await asyncio.to_thread(lineage.tip)
+    best = Best(0, tip, digest, "", "the source the swarm started from", "", swarm.created_at_ms, 0)
+    body = {**asdict(swarm), "commit": tip, "source_sha256": digest, "source": source}
+    operations: list[Operation] = [
+        Put("meta", "swarm", swarm.to_bytes()),
+        Put("sources", digest, source.encode()),
+        Put("fingerprints", normalised_fingerprint(source), b"the start"),
+        *crowning(best),
+    ]
+    outcome = await journal.commit([Note("genesis", body)], [Holds("meta", "swarm", None)], operations)
+    if not isinstance(outcome, int):
+        raise OperatorError("another coordinator made a swarm in this store just now: start again")
+
+
+def _challenge(terms: Terms, trainer: Trainer, source: str) -> Challenge:
+    budget_ms = round(terms.budget_s * 1000)
+    return Challenge(
+        format=1,
+        name=terms.name,
+        grader=GRADER_KIND_BITS_PER_BYTE,
+        dataset=terms.dataset,
+        manifest_sha256=trainer.manifest_sha256,
+        base_source_sha256=sha256_hex(source.encode()),
+        trial_code_sha256=trainer.trial_code_sha256,
+        budget_ms=budget_ms,
+        startup_ms=max(60_000, budget_ms // 2),
+        grace_ms=max(10_000, budget_ms // 20),
+        exam_ms=max(60_000, budget_ms // 2),
+        source_bytes=limits.SOURCE_BYTES // 2,
+        weights_bytes=4 << 30,
+        memory_bytes=terms.memory_bytes,
+    )
+
+
+def _read_source(path: Path) -> str:
+    try:
+        if path.stat().st_size > limits.SOURCE_BYTES // 2:
+            raise OperatorError(f"{path} is larger than {limits.SOURCE_BYTES // 2} bytes")
+        source = path.read_text(encoding="utf-8")
+        check_source(source)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"cannot read the source {path}: {error}") from error
+    except AdmissionError as error:
+        raise OperatorError(f"{path} is no source: {error}") from error
+    return source
+
+
+def _files(source: str, prepare: Path, challenge: Challenge) -> dict[str, bytes]:
+    terms = {
+        "name": challenge.name,
+        "dataset": challenge.dataset,
+        "manifest_sha256": challenge.manifest_sha256,
+        "budget_s": challenge.budget_ms / 1000,
+    }
+    return {
+        **companion_files(),
+        "train.py": source.encode(),
+        "prepare.py": prepare.read_bytes(),
+        "program.md": _program().read_bytes(),
+        "challenge.json": (json.dumps(terms, indent=2) + "\n").encode(),
+    }
+
+
+def _program() -> Path:
+    """program.md: at the top of a checkout, under the environment's share folder when installed."""
+    beside = Path(__file__).resolve().parent.parent / "program.md"
+    return beside if beside.exists() else Path(sysconfig.get_path("data")) / "share/autoresearch-swarm/program.md"

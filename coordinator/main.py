@@ -1,0 +1,214 @@
+"""Builds a coordinator from its settings and runs it. The only place where clock, chance and threads are made."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from autoresearch import envelope, limits
+from autoresearch.digest import key_id
+from autoresearch.v1 import leaderboard_service_pb2, patch_service_pb2, volunteer_service_pb2
+from coordinator import genesis, keys, redis_store
+from coordinator.app import App
+from coordinator.deciding import Decider
+from coordinator.dispatch import Chance, Dispatch
+from coordinator.embedded import EmbeddedStore
+from coordinator.errors import OperatorError
+from coordinator.export import LedgerExport
+from coordinator.hub import Hub
+from coordinator.intake import Intake
+from coordinator.journal import Journal
+from coordinator.queries import Queries
+from coordinator.records import Records, Swarm
+from coordinator.scheduling import Scheduler
+from coordinator.service import Edge, register
+from coordinator.settings import Settings, Terms, split_address
+
+log = logging.getLogger(__name__)
+LEDGER = "autoresearch.jsonl"
+LINEAGE = "lineage.git"
+GRACE_S = 2.0  # calls under way get this long at the end
+SERVICES = (
+    volunteer_service_pb2.DESCRIPTOR.services_by_name["VolunteerService"].full_name,
+    patch_service_pb2.DESCRIPTOR.services_by_name["PatchService"].full_name,
+    leaderboard_service_pb2.DESCRIPTOR.services_by_name["LeaderboardService"].full_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A coordinator at work."""
+
+    swarm: Swarm
+    app: App
+    address: str  # the join address
+    store: str
+    ledger: Path
+    lineage: Path
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _seed() -> int:
+    return secrets.randbits(63)
+
+
+def _token() -> str:
+    return secrets.token_hex(16)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, terms: Terms, tell: Callable[[str], None]) -> AsyncIterator[Running]:
+    """A coordinator, serving until the block ends.
+
+    Raises:
+        OperatorError, StoreError: it cannot start; the message says what to mend.
+    """
+    _make_folder(settings.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        url = settings.store or await _embedded(settings.data_dir, stack, tell)
+        store = redis_store.RedisStore(redis_store.connect(url), "autoresearch")
+        stack.push_async_callback(store.close)
+        export = LedgerExport(settings.data_dir / LEDGER, store)
+        await export.start()
+        stack.callback(export.close)
+        await _background(export.run(), stack)
+        key = keys.load_or_make_signing_key(settings.data_dir / "signing.key")
+        tls = _tls(settings)
+        records = Records(store)
+        journal = Journal(store, export, now_ms)
+        swarm, lineage = await genesis.find_or_make(
+            terms,
+            records,
+            journal,
+            lineage_path=settings.data_dir / LINEAGE,
+            datasets_dir=settings.data_dir / "datasets",
+            coordinator_key=envelope.public_bytes(key).hex(),
+            now_ms=now_ms(),
+            token=_token,
+        )
+        hub = Hub()
+        intake = Intake(swarm, records, journal, lineage, now_ms)
+        chance = Chance(token=_token, seed=_seed)
+        lease_ms = round(settings.lease_s * 1000)
+        dispatch = Dispatch(swarm, records, journal, key, now_ms=now_ms, chance=chance, lease_ms=lease_ms)
+        decider = Decider(swarm, records, journal, lineage, now_ms)
+        scheduler = Scheduler(swarm, records, now_ms)
+        app = App(records, intake, dispatch, decider, scheduler, now_ms=now_ms, tell=hub.tell)
+        await app.recover()
+        await _background(app.work(), stack)
+        queries = Queries(swarm, records, decider, lineage, now_ms)
+        edge = Edge(
+            swarm, app, queries, hub, key, tls.key_sha256, nonce=lambda: secrets.token_bytes(limits.NONCE_BYTES)
+        )
+        port = await _serve(settings, tls, edge, stack)
+        address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"
+        yield Running(swarm, app, address, url, export.path, lineage.path)
+
+
+async def serve(
+    settings: Settings, terms: Terms, tell: Callable[[str], None], started: Callable[[Running], None]
+) -> None:
+    """Runs until SIGINT or SIGTERM."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    async with running(settings, terms, tell) as coordinator:
+        started(coordinator)
+        await ended.wait()
+        tell("stopping: calls under way end, then the store is closed")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot make the data folder {path}: {error.strerror}; choose another with --data"
+        ) from error
+
+
+async def _embedded(data_dir: Path, stack: contextlib.AsyncExitStack, tell: Callable[[str], None]) -> str:
+    embedded = EmbeddedStore(data_dir, tell)
+    stack.push_async_callback(asyncio.to_thread, embedded.stop)
+    return await asyncio.to_thread(embedded.start)
+
+
+def _tls(settings: Settings) -> keys.TlsIdentity:
+    now = datetime.now(UTC)
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        return keys.load_tls(settings.tls_certificate, settings.tls_key, now)
+    return keys.load_or_make_tls(settings.data_dir, now)
+
+
+async def _background(work: "asyncio._CoroutineLike[None]", stack: contextlib.AsyncExitStack) -> None:
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        while not task.done():  # again: redis-py sends inside wait_for, which may swallow a cancellation (Python 3.11)
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
+
+    task.add_done_callback(_report)
+    stack.push_async_callback(end)
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("a background task ended; restart the coordinator", exc_info=task.exception())
+
+
+async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: contextlib.AsyncExitStack) -> int:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+            ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", 30_000),
+        ]
+    )
+    register(server, edge)
+    health = HealthServicer()
+    add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection((*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
+    credentials = grpc.ssl_server_credentials([(tls.key_pem, tls.certificate_pem)])
+    try:
+        port = server.add_secure_port(settings.listen, credentials)
+    except RuntimeError as error:
+        raise _no_port(settings.listen) from error
+    if port == 0:
+        raise _no_port(settings.listen)
+    await server.start()
+    for name in ("", *SERVICES):
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    stack.push_async_callback(server.stop, GRACE_S)
+    return port
+
+
+def _no_port(listen: str) -> OperatorError:
+    return OperatorError(f"cannot listen on {listen}: the port is taken or not yours; choose another with --listen")
+
+
+def _public(settings: Settings, port: int) -> str:
+    if settings.public:
+        return settings.public
+    host, _ = split_address("--listen", settings.listen)
+    return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104 - compared, not bound

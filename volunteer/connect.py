@@ -151,6 +151,11 @@ async def _get_swarm(channel: grpc.aio.Channel, address: Address) -> GetSwarmRes
     try:
         return await VolunteerServiceStub(channel).GetSwarm(GetSwarmRequest(), timeout=CONNECT_S)
     except grpc.aio.AioRpcError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in (error.details() or ""):
+            raise WrongCoordinatorError(
+                f"the certificate of {address.target} is neither its own nor vouched for by an authority: "
+                "is it the coordinator's port?"
+            ) from None
         raise translate(error, address.target) from None
 
 

@@ -137,7 +137,7 @@ def show(console: Console, answer: RenderableType) -> None:
 
 
 def _evidence(evidence: Evidence) -> list[RenderableType]:
-    odds = f"{evidence.log_odds:+.2f} of {evidence.promote_at:+.2f}"
+    odds = f"{evidence.log_odds:+.2f} of {evidence.promote_above:+.2f}"
     parts: list[RenderableType] = [
         Text.assemble("evidence ", _bar(evidence.progress, _BAR), f" {odds}  (parked below {evidence.park_below:+.2f})")
     ]

@@ -118,9 +118,6 @@ async def at_work(
             task = asyncio.create_task(workday.run())
             try:
                 yield workday, task
-            except TimeoutError:
-                print(show.text(), workday._session.state)
-                raise
             finally:
                 workday.stop(at_once=True)
                 await asyncio.wait([task], timeout=TIMEOUT_S)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,19 +79,10 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
     "--lease", "lease_s", default=120.0, show_default=True, help="Seconds without a heartbeat that end a lease."
 )
 @_terms_options
-def serve(
-    data_dir: Path,
-    listen: str,
-    public: str,
-    store: str,
-    tls_certificate: Path | None,
-    tls_key: Path | None,
-    lease_s: float,
-    **terms: Any,
-) -> None:
+def serve(**values: Any) -> None:
     """Run a coordinator until Ctrl-C. The first start makes the swarm; its terms then stay as they are."""
-    settings = Settings(data_dir, listen, public, store, tls_certificate, tls_key, lease_s)
-    asyncio.run(program.serve(settings, Terms(**terms), click.echo, _announce))
+    terms = {field.name: values.pop(field.name) for field in fields(Terms) if field.name in values}
+    asyncio.run(program.serve(Settings(**values), Terms(**terms), click.echo, _announce))
 
 
 def _announce(running: program.Running) -> None:

@@ -56,7 +56,7 @@ class Scheduler:
         return [*patches, *resumed[:1]]
 
     async def _patch_state(self, patch: Patch) -> PatchState:
-        orders = await self._records.orders(patch.patch_id)  # before the trials, lest a trial just ended be ordered anew
+        orders = await self._records.orders(patch.patch_id)  # first: a trial that just ended is not ordered anew
         trials = await self._records.candidate_trials(patch.patch_id)
         lease_ids = [state.removeprefix("leased:") for _, state in orders if state != "ready"]
         leases = await self._records.live_leases(lease_ids)

@@ -40,7 +40,7 @@ def patch_message(
 def _evidence(decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int) -> patch_pb2.Evidence:
     evidence = patch_pb2.Evidence(
         log_odds=decision["log_odds"],
-        promote_at=decision["upper"],
+        promote_above=decision["upper"],
         park_below=decision["park"],
         progress=decision["progress"],
         trials=decision["trials"],

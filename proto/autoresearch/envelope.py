@@ -28,6 +28,29 @@ WITHDRAWAL = _TYPE.format("withdrawal")
 SWARM_INFO = _TYPE.format("swarm-info")
 
 
+# Encodings of the points of small order (Cremers and Jackson, "Prime, Order Please!", 2019): under such a key a
+# signature over one message holds for others too, so that it names nobody.
+_WEAK_KEYS = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "01" + "00" * 31,
+        "01" + "00" * 30 + "80",
+        "00" * 32,
+        "00" * 31 + "80",
+        "ec" + "ff" * 30 + "7f",
+        "ec" + "ff" * 31,
+        "ed" + "ff" * 30 + "7f",
+        "ed" + "ff" * 31,
+        "ee" + "ff" * 30 + "7f",
+        "ee" + "ff" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    )
+)
+
+
 class EnvelopeError(Exception):
     """An envelope that cannot be believed: wrong form, size, type or signature. Always the sender's fault."""
 
@@ -78,6 +101,8 @@ def verify(envelope: Envelope, payload_type: str) -> Verified:
     signature = envelope.signatures[0]
     if len(signature.public_key) != 32 or len(signature.value) != 64:
         raise EnvelopeError("signature is not an Ed25519 one: the key has 32 bytes, the signature 64")
+    if signature.public_key in _WEAK_KEYS:
+        raise EnvelopeError("the public key is a weak one that anybody can sign for")
     try:
         key = Ed25519PublicKey.from_public_bytes(signature.public_key)
         key.verify(signature.value, pae(payload_type, envelope.payload))

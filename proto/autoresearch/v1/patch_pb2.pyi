@@ -212,7 +212,7 @@ class Evidence(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOG_ODDS_FIELD_NUMBER: _builtins.int
-    PROMOTE_AT_FIELD_NUMBER: _builtins.int
+    PROMOTE_ABOVE_FIELD_NUMBER: _builtins.int
     PARK_BELOW_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     GAIN_BPB_FIELD_NUMBER: _builtins.int
@@ -225,11 +225,11 @@ class Evidence(_message.Message):
     SENTENCE_FIELD_NUMBER: _builtins.int
     log_odds: _builtins.float
     """Sum of the votes, and the bound at which the patch is promoted."""
-    promote_at: _builtins.float
+    promote_above: _builtins.float
     park_below: _builtins.float
     """Below this the patch is parked."""
     progress: _builtins.float
-    """log_odds / promote_at, clipped to 0..1."""
+    """log_odds / promote_above, clipped to 0..1."""
     gain_bpb: _builtins.float
     """Pooled paired gain, robust, display only; absent without a pair."""
     standard_error_bpb: _builtins.float
@@ -249,7 +249,7 @@ class Evidence(_message.Message):
         self,
         *,
         log_odds: _builtins.float = ...,
-        promote_at: _builtins.float = ...,
+        promote_above: _builtins.float = ...,
         park_below: _builtins.float = ...,
         progress: _builtins.float = ...,
         gain_bpb: _builtins.float | None = ...,
@@ -263,7 +263,7 @@ class Evidence(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "standard_error_bpb", b"standard_error_bpb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "in_flight", b"in_flight", "log_odds", b"log_odds", "park_below", b"park_below", "progress", b"progress", "promote_at", b"promote_at", "sentence", b"sentence", "standard_error_bpb", b"standard_error_bpb", "trials", b"trials", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "in_flight", b"in_flight", "log_odds", b"log_odds", "park_below", b"park_below", "progress", b"progress", "promote_above", b"promote_above", "sentence", b"sentence", "standard_error_bpb", b"standard_error_bpb", "trials", b"trials", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gain_bpb: _TypeAlias = _typing.Literal["gain_bpb"]  # noqa: Y015
     _WhichOneofArgType__gain_bpb: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb"]  # noqa: Y015

@@ -1,8 +1,9 @@
 """The clock and the data are one thing: training tokens for as long as the budget lasts, and no longer.
 
-Answers the candidate's requests; does no I/O. The clock starts when the first batch is served. Each batch carries the
-share of the budget spent so far, which is recorded: serving the same shares again is a replay. The count of tokens is
-kept here and nobody else's is believed. Pipes and deadlines are `training.py`'s business.
+Answers the candidate's requests; does no I/O. `clock` is the budget's: seconds on a GPU, processor seconds per thread
+on a CPU. The clock starts when the first batch is served. Each batch carries the share of the budget spent so far,
+which is recorded: serving the same shares again is a replay. The count of tokens is kept here and nobody else's is
+believed. Pipes and deadlines are `training.py`'s business.
 """
 
 import math

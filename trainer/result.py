@@ -23,19 +23,20 @@ class Outcome(enum.StrEnum):
 class TrialLimits:
     """What a trial may use besides its budget. A challenge sets them, so that every machine judges alike.
 
-    startup_s: from launch to the first batch: imports, compiling, warming up on random tokens. grace_s: after the
-    budget, until the parent stops waiting for the weights. overtime_s: of that, what hand-over may really take,
-    beside the time to write the weights at `save_bytes_per_s`. On a
-        CPU it is processor time that counts, so that a busy machine harms nobody.
+    startup_s: from launch to the first batch: imports, compiling, warming up on random tokens.
+    grace_s: after the budget, until the parent stops waiting for the weights.
+    overtime_s: of that, what hand-over may really take, beside the time to write the weights at `save_bytes_per_s`.
+    stretch: how many times its budget a trial may last by the wall, where the budget is processor time.
     exam_s: for each of the two exam children, from its orders to its last answer.
     exam_probes: secret positions at which the second child checks the first.
-    min_cpu_share: a CPU trial that got less of its threads says that it was disturbed.
+    min_cpu_share: a CPU trial that got less of its threads says that it was disturbed: caches were not its own.
     """
 
     startup_s: float = 120.0
     grace_s: float = 10.0
     overtime_s: float = 0.25
     save_bytes_per_s: float = 500e6
+    stretch: float = 6.0
     exam_s: float = 60.0
     exam_probes: int = 128
     source_bytes: int = 256 * 1024
@@ -43,19 +44,21 @@ class TrialLimits:
     memory_bytes: int = 8 << 30
     batch_tokens: int = 1 << 22
     log_tail_bytes: int = 16 * 1024
-    min_cpu_share: float = 0.8
+    min_cpu_share: float = 0.3
 
 
 @dataclass(frozen=True)
 class TrialSpec:
     """One trial: this source, with this seed, for this long, on this data and device.
 
+    budget_s: on a GPU seconds; on a CPU processor seconds per thread, so that other programs make a trial longer but
+        not worse, and threads beyond those ordered gain nothing.
     data_dir: a prepared data set; manifest_sha256, when given, must be its manifest's.
     work_dir: where the trial makes its own folder, which is gone when it ends.
     device: cpu, mps, cuda or cuda:N.
     sandbox: `auto` for the best this machine has, `none` for no protection at all.
-    keep_weights: where to copy the checked weights of a completed trial.
     fresh_rows: rows of the reserve book to examine besides, drawn by fresh_seed (baselines only).
+    keep_weights: where to copy the checked weights of a completed trial.
     """
 
     source: bytes
@@ -86,8 +89,9 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What the parent measured. Times in seconds by its clock; `steps` and `loss_curve` are the candidate's own words.
+    """What the parent measured; `steps` and `loss_curve` are the candidate's own words.
 
+    train_s: what was spent of the budget, by the budget's clock. The other times are by the wall.
     loss_curve: at most 64 of (share of the budget, loss in nats per token).
     cpu_share: processor time of the child while training / (wall time x threads); None where it never trained.
     disturbed: why this trial should not be believed but repeated; empty when it was not.

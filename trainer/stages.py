@@ -58,7 +58,7 @@ class Stages:
         self._on_progress = on_progress
         self._stop = stop
         self._log = LogTail(spec.limits.log_tail_bytes)
-        self._feed = self._make_feed()
+        self._feed = self._make_feed(clock)
         self._source = folder / "source" / "train.py"
         self._taken = folder / "weights" / "weights.safetensors"
         self._installation: Installation
@@ -98,7 +98,7 @@ class Stages:
             tokens_served=self._feed.tokens_served,
             steps=self._feed.steps,
             startup_s=self._startup_s(),
-            train_s=self._train_s(),
+            train_s=self._trainer.spent_s if self._trainer is not None else 0.0,
             exam_s=exam_s,
             wall_s=wall_s,
             peak_memory_bytes=self._peak_memory_bytes,
@@ -110,7 +110,7 @@ class Stages:
             exam_margin=self._margin,
         )
 
-    def _make_feed(self) -> Feed:
+    def _make_feed(self, budget_clock: Callable[[], float]) -> Feed:
         manifest, limits = self._manifest, self._spec.limits
         packer = Packer(manifest.shards(), row_tokens=manifest.row_tokens, bos_id=manifest.bos_id, seed=self._spec.seed)
         return Feed(
@@ -118,8 +118,13 @@ class Stages:
             row_tokens=manifest.row_tokens,
             budget_s=self._spec.budget_s,
             max_rows=limits.batch_tokens // manifest.row_tokens,
-            clock=self._clock,
+            clock=budget_clock,
         )
+
+    def _budget_clock(self, child: Child) -> Callable[[], float]:
+        if self._spec.device != "cpu":
+            return self._clock
+        return lambda: child.processor_s() / self._spec.threads
 
     def train(self) -> Path:
         """Let a child train for the budget. The file it wrote, with its process tree dead.
@@ -130,12 +135,14 @@ class Stages:
         output = self._folder / "training"
         written = output / "weights.safetensors"
         with self._child("train", output, self._spec.limits.weights_bytes) as child:
+            self._feed = self._make_feed(self._budget_clock(child))
             self._trainer = Trainer(
                 child,
                 self._feed,
                 self._spec.limits,
-                on_cpu=self._spec.device == "cpu",
+                budget_s=self._spec.budget_s,
                 clock=self._clock,
+                budget_clock=self._budget_clock(child),
                 stop=self._stop,
                 on_progress=self._on_progress,
             )
@@ -237,19 +244,13 @@ class Stages:
     def _startup_s(self) -> float:
         if self._trainer is None:
             return 0.0
-        return (self._feed.started_at or self._clock()) - self._trainer.training.launched_at
-
-    def _train_s(self) -> float:
-        if self._feed.started_at is None:
-            return 0.0
-        return (self._feed.spent_at or self._clock()) - self._feed.started_at
+        return (self._trainer.started_at or self._clock()) - self._trainer.launched_at
 
     def _cpu_share(self) -> float | None:
-        if self._trainer is None or self._trainer.training.handed_over_at is None or self._feed.started_at is None:
+        trainer = self._trainer
+        if trainer is None or trainer.started_at is None or trainer.ended_at is None:
             return None
-        wall_s = max(1e-9, self._trainer.training.handed_over_at - self._feed.started_at)
-        used_s = self._trainer.training.cpu_at_end_s - self._trainer.training.cpu_at_start_s
-        return used_s / (wall_s * self._spec.threads)
+        return trainer.processor_s / (max(1e-9, trainer.ended_at - trainer.started_at) * self._spec.threads)
 
     def _disturbance(self, cpu_share: float | None) -> str:
         if self._spec.device != "cpu" or cpu_share is None or cpu_share >= self._spec.limits.min_cpu_share:

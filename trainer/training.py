@@ -5,7 +5,6 @@ The feed says what to answer; this module keeps the deadlines. What happens to t
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.conversation import Conversation
@@ -15,21 +14,16 @@ from trainer.result import Outcome, TrialEnded, TrialLimits, TrialProgress
 from trainer.wire import Frame
 
 _PROGRESS_EVERY_S = 0.2
-
-
-@dataclass
-class Training:
-    """What is known of a training stage, complete or not. Instants by the parent's clock, None until they came."""
-
-    launched_at: float
-    cpu_at_start_s: float = 0.0
-    cpu_at_deadline_s: float | None = None
-    cpu_at_end_s: float = 0.0
-    handed_over_at: float | None = None
+_SHORTEST_WAIT_S = 0.02
 
 
 class Trainer:
-    """Drives one child from its orders to its weights."""
+    """Drives one child from its orders to its weights.
+
+    Two clocks: `clock` is the wall's; `budget_clock` is the one the budget is spent by (the feed's): the wall's on a
+    GPU, processor seconds per thread on a CPU. The latter makes a trial on a busy machine longer, not worse, and more
+    threads than ordered no help.
+    """
 
     def __init__(
         self,
@@ -37,20 +31,27 @@ class Trainer:
         feed: Feed,
         limits: TrialLimits,
         *,
-        on_cpu: bool,
+        budget_s: float,
         clock: Callable[[], float],
+        budget_clock: Callable[[], float],
         stop: threading.Event,
         on_progress: Callable[[TrialProgress], None],
     ) -> None:
-        self.feed = feed
-        self.training = Training(launched_at=clock())
+        self.launched_at = clock()
+        self.started_at: float | None = None  # all instants by the wall
+        self.ended_at: float | None = None
+        self.spent_s = 0.0  # of the budget's clock, from the first batch to the last word
+        self.processor_s = 0.0  # likewise
+        self._feed = feed
         self._child = child
         self._limits = limits
-        self._on_cpu = on_cpu
+        self._budget_s = budget_s
         self._clock = clock
+        self._budget_clock = budget_clock
         self._conversation = Conversation(child, clock=clock, stop=stop)
         self._on_progress = on_progress
         self._progress_at = 0.0
+        self._processor_at_start_s = 0.0
 
     def run(self, orders: Frame) -> None:
         """Serve until the child says that its weights are written.
@@ -60,11 +61,12 @@ class Trainer:
         """
         self._child.send(orders)
         self._on_progress(TrialProgress("starting", 0.0))
-        while (frame := self._next()).kind != "weights":
-            self._answer(frame)
-        self.training.handed_over_at = self._clock()
-        self.training.cpu_at_end_s = self._child.usage().cpu_s
-        if self.feed.started_at is None:
+        try:
+            while (frame := self._next()).kind != "weights":
+                self._answer(frame)
+        finally:
+            self._note_end()
+        if self.started_at is None:
             raise TrialEnded(Outcome.CRASHED, "handed over weights without asking for a single batch")
 
     def check_overtime(self, weights_bytes: int) -> None:
@@ -74,10 +76,7 @@ class Trainer:
             TrialEnded: it did.
         """
         allowed_s = self._limits.overtime_s + weights_bytes / self._limits.save_bytes_per_s
-        assert self.training.handed_over_at is not None
-        over_s = self.training.handed_over_at - self.feed.deadline_at
-        if self._on_cpu and self.training.cpu_at_deadline_s is not None:
-            over_s = min(over_s, self.training.cpu_at_end_s - self.training.cpu_at_deadline_s)
+        over_s = self.spent_s - self._budget_s
         if over_s > allowed_s:
             raise TrialEnded(
                 Outcome.TIMED_OUT,
@@ -86,44 +85,62 @@ class Trainer:
             )
 
     def _next(self) -> Frame:
+        """The child's next word.
+
+        Raises:
+            TrialEnded: it does not come in time.
+        """
         while True:
-            deadline_at, late = self._deadline()
-            frame = self._conversation.frame(deadline_at)
+            wall_deadline_at, late = self._wall_deadline()
+            budget_left_s = self._feed.deadline_at + self._limits.grace_s - self._budget_clock()
+            wait_until = self._clock() + max(_SHORTEST_WAIT_S, budget_left_s)
+            frame = self._conversation.frame(min(wall_deadline_at, wait_until))
             if frame is not None:
                 return frame
-            if late is not None:
+            if self._clock() >= wall_deadline_at:
                 raise TrialEnded(Outcome.TIMED_OUT, late)
-            self.training.cpu_at_deadline_s = self._child.usage().cpu_s
+            if self._budget_clock() >= self._feed.deadline_at + self._limits.grace_s:
+                late = f"did not hand over its weights within {self._limits.grace_s:.0f} s after its budget"
+                raise TrialEnded(Outcome.TIMED_OUT, late)
 
-    def _deadline(self) -> tuple[float, str | None]:
-        """When to look up next, and what it means to have heard nothing by then (None: only the budget's end)."""
-        if self.feed.started_at is None:
-            late = f"did not ask for its first batch within {self._limits.startup_s:.0f} s of start-up"
-            return self.training.launched_at + self._limits.startup_s, late
-        if self.training.cpu_at_deadline_s is None:
-            return self.feed.deadline_at, None
-        late = f"did not hand over its weights within {self._limits.grace_s:.0f} s after its budget"
-        return self.feed.deadline_at + self._limits.grace_s, late
+    def _wall_deadline(self) -> tuple[float, str]:
+        """Until when the parent waits by the wall's clock, and why not longer."""
+        limits = self._limits
+        if self.started_at is None:
+            late = f"did not ask for its first batch within {limits.startup_s:.0f} s of start-up"
+            return self.launched_at + limits.startup_s, late
+        wall_s = self._budget_s * limits.stretch + limits.grace_s
+        return self.started_at + wall_s, f"had not spent its budget of {self._budget_s:.0f} s after {wall_s:.0f} s"
 
     def _answer(self, frame: Frame) -> None:
-        is_first = self.feed.started_at is None
         if self._child.is_clogged:
             raise TrialEnded(Outcome.CRASHED, "asks for batches without reading them")
-        self._child.send(self.feed.answer(frame))
-        if is_first:
-            self.training.cpu_at_start_s = self._child.usage().cpu_s
-        self.feed.pack_ahead()
+        self._child.send(self._feed.answer(frame))
+        if self.started_at is None:
+            self.started_at = self._clock()
+            self._processor_at_start_s = self._child.processor_s()
+        self._feed.pack_ahead()
         self._report()
+
+    def _note_end(self) -> None:
+        """Read all clocks while the child may still be there."""
+        if self.started_at is None or self._feed.started_at is None:
+            return
+        self.ended_at = self._clock()
+        self.processor_s = self._child.processor_s() - self._processor_at_start_s
+        self.spent_s = self._budget_clock() - self._feed.started_at
 
     def _report(self) -> None:
         now = self._clock()
-        if self.feed.spent_at is not None:
-            self._on_progress(TrialProgress("weights", 0.0, self.feed.steps, self.feed.loss, self.feed.tokens_served))
+        if self._feed.spent_at is not None:
+            self._on_progress(
+                TrialProgress("weights", 0.0, self._feed.steps, self._feed.loss, self._feed.tokens_served)
+            )
         elif now - self._progress_at >= _PROGRESS_EVERY_S:
             self._progress_at = now
-            share = self.feed.share()
+            share = self._feed.share()
             self._on_progress(
-                TrialProgress("training", share, self.feed.steps, self.feed.loss, self.feed.tokens_served)
+                TrialProgress("training", share, self._feed.steps, self._feed.loss, self._feed.tokens_served)
             )
 
 

@@ -51,6 +51,16 @@ class Row:
             raise EvidenceError(f"machine {self.machine!r} has a negative number of crashes or disqualifications")
 
     @property
+    def finished(self) -> bool:
+        """There is a pair."""
+        return bool(self.candidate and self.baseline)
+
+    @property
+    def only_crashed(self) -> bool:
+        """The candidate crashed and never finished. A result that waits for its baseline is neither."""
+        return self.crashes > 0 and not self.candidate
+
+    @property
     def trials(self) -> int:
         """Trials of the candidate that were spent, however they ended."""
         return len(self.candidate) + self.crashes + self.disqualifications
@@ -166,3 +176,18 @@ def interval(gain_bpb: float, information: float, scale_bpb: float = 0.003, miss
 def shrunk(gain_bpb: float, information: float, scale_bpb: float = 0.002) -> float:
     """The gain to expect after the winner's curse: posterior mean for a normal prior around 0 with sd `scale_bpb`."""
     return gain_bpb * information / (information + 1.0 / (scale_bpb * scale_bpb))
+
+
+def spoken_odds(log_odds: float) -> str:
+    """Odds as people say them: "121 : 1", "1 : 2.0"."""
+    if log_odds < 0.0:
+        return f"1 : {_figure(-log_odds)}"
+    return f"{_figure(log_odds)} : 1"
+
+
+def _figure(log_odds: float) -> str:
+    """e^x for people: one decimal while that says something, no seven-digit precision."""
+    if log_odds > math.log(1e6):
+        return "over 1,000,000"
+    odds = math.exp(log_odds)
+    return f"{odds:.1f}" if odds < 9.95 else f"{odds:,.0f}"

@@ -70,7 +70,7 @@ def hear(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> list[Wi
         pair = paired(row, sigma, rule.tau_bpb)
         if pair is not None:
             witness.pairs.setdefault(row.hardware_class, []).append(pair)
-        elif row.crashes and not row.candidate:  # a result that waits for its baseline is neither
+        elif row.only_crashed:
             witness.crash_classes |= {row.hardware_class}
     witnesses = [heard[identity] for identity in sorted(heard)]
     for witness in witnesses:

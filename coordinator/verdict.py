@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from coordinator.audit import Audit, audit
-from coordinator.evidence import EvidenceError, Row, estimate, shrunk
+from coordinator.evidence import EvidenceError, Row, estimate, shrunk, spoken_odds
 from coordinator.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
 from coordinator.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness, class_gains, hear, tally_classes
 
@@ -268,7 +268,7 @@ def _sentence(
     verdict: Verdict, counts: _Counts, bad_classes: Sequence[str], doubts: Sequence[str], rule: Rule
 ) -> str:  # fmt: skip
     now = f"{_signed(counts.log_odds)} of {_signed(rule.upper)}"
-    odds = _odds(counts.log_odds)
+    odds = spoken_odds(counts.log_odds)
     match verdict:
         case Verdict.DISQUALIFIED:
             return f"disqualified: its model failed the exam of {_many(counts.disqualifiers, 'volunteer')}"
@@ -306,20 +306,6 @@ def _missing(counts: _Counts, rule: Rule) -> str:
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _odds(log_odds: float) -> str:
-    if log_odds < 0.0:
-        return f"1 : {_figure(-log_odds)}"
-    return f"{_figure(log_odds)} : 1"
-
-
-def _figure(log_odds: float) -> str:
-    """e^x for people: one decimal while that says something, no seven-digit precision."""
-    if log_odds > math.log(1e6):
-        return "over 1,000,000"
-    odds = math.exp(log_odds)
-    return f"{odds:.1f}" if odds < 9.95 else f"{odds:,.0f}"
 
 
 def _signed(log_odds: float) -> str:

@@ -56,9 +56,9 @@ def launch(
     reason = unavailable()
     if reason is not None:
         raise SandboxError(reason)
+    settings = settings_of(argv, policy, env) | {"namespaces": namespaces, "cgroup": cgroup}
     wanted = rules(policy)
-    settings = settings_of(argv, policy, env) | {"rules": wanted, "shown": shown([path for path, _ in wanted])}
-    settings |= {"namespaces": namespaces, "cgroup": cgroup}
+    settings |= {"rules": wanted, "shown": shown([path for path, _ in wanted])}
     settings["landlock_abi"] = min(landlock_abi or landlock.abi(), landlock.abi())
     return start("trainer.sandbox.supervisor", settings, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
 

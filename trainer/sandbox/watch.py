@@ -30,8 +30,8 @@ class Tree:
         """Processor time of every process seen, the ended ones as last seen."""
         return sum(self._cpu_ticks.values()) / _TICKS_PER_S
 
-    def broken_bound(self, settings: dict) -> str | None:  # type: ignore[type-arg]
-        """Measure once; the name of the bound that is broken, if any."""
+    def crowded(self, settings: dict) -> str | None:  # type: ignore[type-arg]
+        """Look at what can grow within moments: the name of the bound that is broken, if any."""
         pids = self._pids()
         memory, threads = self._measure(pids)
         if memory > self.peak_memory_bytes and len(pids) > 1:
@@ -42,8 +42,12 @@ class Tree:
             return "memory"
         if len(pids) > settings["processes"]:
             return "processes"
-        if threads > THREADS_MAX:
-            return "threads"
+        return "threads" if threads > THREADS_MAX else None
+
+    def spent(self, settings: dict) -> str | None:  # type: ignore[type-arg]
+        """Look at what adds up: the name of the bound that is broken, if any."""
+        for pid in self._pids():
+            self._account(pid)
         if self.cpu_s() > settings["cpu_s"]:
             return "cpu"
         written = sum(self._written.values())
@@ -79,7 +83,6 @@ class Tree:
     def _measure(self, pids: list[str]) -> tuple[int, int]:
         memory = threads = 0
         for pid in pids:
-            self._account(pid)
             for line in _read(f"/proc/{pid}/status").splitlines():
                 if line.startswith(_COUNTED):
                     memory += int(line.split()[1]) * 1024

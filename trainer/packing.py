@@ -7,6 +7,8 @@ rows and keeping time are `feed.py`'s business.
 
 import bisect
 import hashlib
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from trainer.manifest import Shard
 
 BUFFER_PIECES = 256  # candidates for best fit; upstream's 1000 packs no better on pieces this uniform
+
+_Piece = tuple[int, int, int, int]  # length, minus its arrival, shard, first token
 
 
 def cut_rows(documents: Sequence[np.ndarray], row_tokens: int, bos_id: int) -> np.ndarray:
@@ -38,39 +42,69 @@ def seeded_order(count: int, *key: object) -> np.ndarray:
 
 
 class Packer:
-    """An endless stream of rows over all shards, reshuffled every epoch."""
+    """An endless stream of rows over all shards, reshuffled every epoch.
+
+    A row begins with the piece that has waited longest, so none starves; its gaps are filled best-fit from the rest.
+    """
 
     def __init__(self, shards: Sequence[Shard], *, row_tokens: int, bos_id: int, seed: int) -> None:
         self._row_tokens = row_tokens
         self._bos_id = bos_id
-        self._buffer: list[tuple[int, int, int]] = []  # (length, shard, first token), kept sorted
         self._shards = shards
         self._pieces = self._stream(seed)
+        self._arrivals = itertools.count()
+        self._by_length: list[_Piece] = []  # sorted: by length, and among equals the oldest last
+        self._by_age: deque[_Piece] = deque()  # the oldest first; some are gone already
+        self._waiting: set[_Piece] = set()
 
     def batch(self, rows: int) -> np.ndarray:
-        """(rows, row_tokens) uint16: the next rows. Consecutive calls never repeat a piece within an epoch."""
+        """(rows, row_tokens) uint16: the next rows."""
         out = np.full((rows, self._row_tokens), self._bos_id, dtype="<u2")
         for row in out:
             self._fill(row)
         return out
 
     def _fill(self, row: np.ndarray) -> None:
-        at = 0
-        while len(row) - at > 1:  # room for a BOS and at least one token of text
-            length, shard, first = self._take(len(row) - at - 1)
+        self._refill()
+        at, piece = 0, self._oldest()
+        while True:
+            length, _, shard, first = piece
             row[at + 1 : at + 1 + length] = self._shards[shard].tokens[first : first + length]
             at += 1 + length
+            room = len(row) - at - 1  # after another BOS
+            if room < 1:
+                return
+            piece = self._best_fit(room)
 
-    def _take(self, room: int) -> tuple[int, int, int]:
-        """The longest buffered piece that fits, or else the beginning of the shortest."""
-        while len(self._buffer) < BUFFER_PIECES:
-            bisect.insort(self._buffer, next(self._pieces))
-        fits = bisect.bisect_right(self._buffer, (room, len(self._shards), 0))
+    def _refill(self) -> None:
+        while len(self._waiting) < BUFFER_PIECES:
+            self._add(*next(self._pieces))
+
+    def _add(self, length: int, shard: int, first: int) -> None:
+        piece = (length, -next(self._arrivals), shard, first)
+        bisect.insort(self._by_length, piece)
+        self._by_age.append(piece)
+        self._waiting.add(piece)
+
+    def _oldest(self) -> _Piece:
+        while (piece := self._by_age.popleft()) not in self._waiting:
+            pass
+        return self._take(bisect.bisect_left(self._by_length, piece))
+
+    def _best_fit(self, room: int) -> _Piece:
+        """The longest waiting piece that fits, or else the beginning of the shortest; its rest waits on."""
+        self._refill()
+        fits = bisect.bisect_right(self._by_length, (room, 1, 0, 0))
         if fits:
-            return self._buffer.pop(fits - 1)
-        length, shard, first = self._buffer.pop(0)
-        bisect.insort(self._buffer, (length - room, shard, first + room))
-        return room, shard, first
+            return self._take(fits - 1)
+        length, age, shard, first = self._take(0)
+        self._add(length - room, shard, first + room)
+        return room, age, shard, first
+
+    def _take(self, index: int) -> _Piece:
+        piece = self._by_length.pop(index)
+        self._waiting.remove(piece)
+        return piece
 
     def _stream(self, seed: int) -> Iterator[tuple[int, int, int]]:
         epoch = 0

@@ -44,7 +44,7 @@ class TrialLimits:
     memory_bytes: int = 8 << 30
     batch_tokens: int = 1 << 22
     log_tail_bytes: int = 16 * 1024
-    min_cpu_share: float = 0.3
+    min_cpu_share: float = 0.15
 
 
 @dataclass(frozen=True)

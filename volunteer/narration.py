@@ -27,7 +27,7 @@ def doing(state: State, now_s: float) -> str:
     if state.ending is not Ending.NO:
         return f"delivering {len(state.outbox)} result(s), then stopping"
     if state.slot is Slot.WAITING:
-        return "waiting: other volunteers of this machine have their turn"
+        return "waiting for a slot: the volunteers of this machine take turns"
     if state.asked:
         return "asking for an order"
     if now_s < state.ask_at and state.no_order_reason:

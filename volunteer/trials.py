@@ -5,6 +5,7 @@ Left out: who ordered a trial and what becomes of its result.
 """
 
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from autoresearch.v1.trial_pb2 import Outcome as WireOutcome
 from trainer import sandbox
 from trainer.prepare import PrepareProgress, prepare
 from trainer.trial import Outcome, TrialLimits, TrialProgress, TrialResult, TrialSpec, code_digest, run_trial
+from volunteer.durable import make_folder
 from volunteer.errors import MachineError, UpgradeError
 from volunteer.results import TrialOutcome
 
@@ -64,6 +66,7 @@ class LocalTrials:
             raise UpgradeError(
                 f"the swarm runs trial code {challenge.trial_code_sha256[:12]}, this version has {own[:12]}: {_UPGRADE}"
             )
+        self._clear_scratch()
         self._check_sandbox()
         self._prepare(challenge, on_progress)
         self.challenge = challenge
@@ -78,13 +81,17 @@ class LocalTrials:
         result = run_trial(spec, clock=self.clock, on_progress=on_progress, stop=stop)
         return _outcome(result, began_ms, self.wall_ms())
 
+    def _clear_scratch(self) -> None:
+        """What a killed volunteer left; nobody else uses this folder."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        make_folder(self.scratch)
+
     def _check_sandbox(self) -> None:
         if not self.sandboxed:
             return
         advice = "see docs, or pass --unsafe-no-sandbox to run strangers' code unprotected"
         if sandbox.available() == "none":
             raise MachineError(f"this machine has no sandbox for trials: {advice}")
-        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         if problems := sandbox.self_test(self.scratch):
             raise MachineError(f"the sandbox of this machine leaks ({'; '.join(problems)}): {advice}")
 

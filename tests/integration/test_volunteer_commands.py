@@ -229,7 +229,9 @@ async def test_one_patch_shows_its_evidence_and_votes(coordinator: FakeCoordinat
     patch = coordinator.patches["0" * 16]
     patch.diff = DIFF.encode()
     patch.evidence.CopyFrom(
-        patch_pb2.Evidence(log_odds=1.9, promote_above=4.6, progress=0.41, gain_bpb=0.01, sentence="needs 2 more machines")
+        patch_pb2.Evidence(
+            log_odds=1.9, promote_above=4.6, progress=0.41, gain_bpb=0.01, sentence="needs 2 more machines"
+        )
     )
     patch.evidence.votes.add(name="[red]ann\x1b[31m", identity_id="a" * 32, log_odds=1.2, gain_bpb=0.01, sd_bpb=0.003)
     answer = await author.run("patch", "0" * 16, "--diff")

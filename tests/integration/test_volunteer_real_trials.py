@@ -1,0 +1,155 @@
+"""`autoresearch-volunteer join` as a process that trains for real, and what Ctrl-C does to it."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import trainer
+from autoresearch.digest import sha256_hex
+from autoresearch.v1 import trial_pb2
+from tests.integration.test_volunteer_fake import FakeCoordinator, make_challenge
+from trainer.prepare import prepare
+from trainer.trial import code_digest
+
+TRIAL_S = 300.0  # a busy machine imports torch three times
+SOURCE = (Path(trainer.__file__).parent / "train.py").read_bytes()
+CRASH = (
+    b"def build_model(config):\n    raise RuntimeError('no model today')\n\ndef main(session):\n    build_model(None)\n"
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+async def coordinator(data_dir: Path) -> AsyncIterator[FakeCoordinator]:
+    manifest = prepare("tiny", data_dir)
+    challenge = make_challenge(
+        manifest_sha256=manifest.sha256, trial_code_sha256=code_digest(), base_source_sha256=sha256_hex(SOURCE)
+    )
+    async with FakeCoordinator(challenge=challenge) as fake:
+        for source in (SOURCE, CRASH):
+            fake.sources[sha256_hex(source)] = source
+        yield fake
+
+
+@dataclass
+class Volunteer:
+    """A running `join`."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+
+    async def says(self, words: str) -> None:
+        """Reads until a line with these words."""
+        assert self.process.stdout
+        async with asyncio.timeout(TRIAL_S):
+            while words not in (line := await self.process.stdout.readline()).decode():
+                assert line, f"ended without saying {words!r}"
+
+    async def ended(self) -> tuple[int, str]:
+        """Exit code and stderr."""
+        async with asyncio.timeout(TRIAL_S):
+            out, err = await self.process.communicate()
+        self.lines = out.decode().splitlines()
+        return self.process.returncode or 0, err.decode()
+
+
+@contextlib.asynccontextmanager
+async def joined(
+    tmp_path: Path, data_dir: Path, coordinator: FakeCoordinator, *options: str
+) -> AsyncIterator[Volunteer]:
+    arguments = ["join", coordinator.address, "--home", str(tmp_path / "home"), "--data-dir", str(data_dir)]
+    arguments += ["--slots-dir", str(tmp_path / "slots"), "--device", "cpu", "--threads", "1", "--slots", "1", *options]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "volunteer", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield Volunteer(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+async def heard(coordinator: FakeCoordinator, stage: str) -> None:
+    async with asyncio.timeout(TRIAL_S):
+        while not any(message.heartbeat.stage == stage for message in coordinator.heard):
+            async with coordinator.changed:
+                await coordinator.changed.wait()
+
+
+async def test_a_real_trial_from_order_to_signed_result(
+    coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path
+) -> None:
+    coordinator.orders = [sha256_hex(SOURCE), sha256_hex(CRASH)]
+    async with joined(tmp_path, data_dir, coordinator, "--max-trials", "2") as volunteer:
+        code, err = await volunteer.ended()
+    assert (code, err) == (0, ""), volunteer.lines
+    good, bad = coordinator.results.values()
+    assert good.outcome == trial_pb2.OUTCOME_COMPLETED
+    assert 0.5 < good.val_bpb < 8
+    assert good.tokens_served > 0
+    assert good.software.torch
+    assert good.hardware.threads == 1
+    assert bad.outcome == trial_pb2.OUTCOME_CRASHED
+    assert "no model today" in bad.log_tail
+    stages = {message.heartbeat.stage for message in coordinator.heard if message.HasField("heartbeat")}
+    assert {"starting", "training", "exam"} <= stages
+    assert any("2 result(s) accepted" in line for line in volunteer.lines)
+    assert not list((tmp_path / "home" / "scratch").iterdir())
+
+
+async def test_ctrl_c_once_finishes_the_trial(coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path) -> None:
+    coordinator.orders = [sha256_hex(SOURCE)] * 2
+    async with joined(tmp_path, data_dir, coordinator) as volunteer:
+        await heard(coordinator, "training")
+        volunteer.process.send_signal(signal.SIGINT)
+        code, err = await volunteer.ended()
+    assert (code, err) == (0, ""), volunteer.lines
+    assert len(coordinator.results) == 1
+    assert coordinator.granted == 1
+
+
+@pytest.mark.parametrize("politely_first", [True, False])
+async def test_ctrl_c_twice_or_a_service_managers_signal_gives_the_lease_back(
+    coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path, politely_first: bool
+) -> None:
+    coordinator.challenge.budget_ms = 600_000
+    coordinator.orders = [sha256_hex(SOURCE)]
+    async with joined(tmp_path, data_dir, coordinator) as volunteer:
+        await heard(coordinator, "training")
+        if politely_first:
+            volunteer.process.send_signal(signal.SIGINT)
+            await volunteer.says("Ctrl-C again stops now")
+        volunteer.process.send_signal(signal.SIGINT if politely_first else signal.SIGTERM)
+        code, err = await volunteer.ended()
+    assert (code, err) == (0, ""), volunteer.lines
+    assert "lease_return" in coordinator.kinds()
+    assert coordinator.results == {}
+    assert not list((tmp_path / "home" / "scratch").iterdir())
+
+
+async def test_a_killed_volunteer_comes_back_and_works_on(
+    coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path
+) -> None:
+    coordinator.orders = [sha256_hex(SOURCE)] * 2
+    async with joined(tmp_path, data_dir, coordinator) as volunteer:
+        await heard(coordinator, "training")
+        volunteer.process.kill()
+        await volunteer.ended()
+    coordinator.heard.clear()
+    async with joined(tmp_path, data_dir, coordinator, "--max-trials", "1") as volunteer:
+        code, err = await volunteer.ended()
+    assert (code, err) == (0, ""), volunteer.lines
+    assert len(coordinator.results) == 1
+    assert not list((tmp_path / "home" / "scratch").iterdir()), "what the killed one left is cleared away"
+    assert len({enrolment.machine_id for enrolment in coordinator.enrolments}) == 1

@@ -35,6 +35,8 @@ OUTCOMES = {
     trial_pb2.OUTCOME_DISQUALIFIED: "disqualified",
     trial_pb2.OUTCOME_ABORTED: "aborted",
 }
+# A busy machine makes a score worse or a hand-over late; it makes no candidate crash and no model fail the exam.
+BELIEVED_ONLY_UNDISTURBED = (trial_pb2.OUTCOME_COMPLETED, trial_pb2.OUTCOME_TIMED_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,6 @@ def _trial(result: trial_pb2.Result, digest: str, lease: Lease, order: Order, no
         outcome=OUTCOMES[result.outcome],
         val_bpb=result.val_bpb if result.HasField("val_bpb") else None,
         train_ms=result.train_ms,
-        disturbed=bool(result.disturbed),
+        disturbed=bool(result.disturbed) and result.outcome in BELIEVED_ONLY_UNDISTURBED,
         accepted_at_ms=now_ms,
     )

@@ -87,10 +87,10 @@ def _places() -> list[str]:
 
 
 def _remove_stale(base: str) -> None:
-    """Take away groups whose supervisor was killed; those in use refuse."""
+    """Take away groups whose supervisor was killed."""
     with contextlib.suppress(OSError):
         for name in os.listdir(base):
-            if name.startswith(_NAME):
+            if name.startswith(_NAME) and not os.path.exists(f"/proc/{name.removeprefix(_NAME)}"):
                 with contextlib.suppress(OSError):
                     os.rmdir(f"{base}/{name}")
 

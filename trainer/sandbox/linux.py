@@ -5,6 +5,7 @@ Leaves out the protection itself (`supervisor.py`, `confine.py`, `landlock.py`, 
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 
 def unavailable() -> str | None:
     """Why this machine cannot have this sandbox; None when it can."""
+    if sys.platform != "linux":
+        return f"this is {sys.platform}, not Linux"
     if landlock.abi() < 1:
         return "this kernel has no Landlock (Linux 5.13 with `landlock` among its security modules is needed)"
     if not seccomp.supported():

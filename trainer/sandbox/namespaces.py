@@ -40,19 +40,36 @@ class Start:
 
 
 def enter() -> bool:
-    """Move this process's future children into new namespaces; whether that was allowed."""
-    user, group = os.getuid(), os.getgid()
+    """Move this process's future children into new namespaces; whether that was allowed.
+
+    A child tries first: where a security module lets namespaces be made but not be used (AppArmor on Ubuntu 24.04),
+    this process would be stuck half-way. Raises OSError should the second time fail.
+    """
     for flags in (_WANTED, _WANTED | _NEW_USER):
-        try:
-            kernel.unshare(flags)
-        except OSError:
-            continue
-        if flags & _NEW_USER:
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"{user} {user} 1")
-            _write("/proc/self/gid_map", f"{group} {group} 1")
-        return True
+        if _works(flags):
+            _enter(flags)
+            return True
     return False
+
+
+def _works(flags: int) -> bool:
+    trying = os.fork()
+    if trying == 0:
+        try:
+            _enter(flags)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(trying, 0)[1] == 0
+
+
+def _enter(flags: int) -> None:
+    user, group = os.getuid(), os.getgid()
+    kernel.unshare(flags)
+    if flags & _NEW_USER:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
 
 
 def start(settings: dict, report: int, go: int) -> Start:  # type: ignore[type-arg] # from marshal

@@ -46,7 +46,8 @@ def launch(
     """Start a program under `policy`. Raises SandboxError: then nothing of it ran.
 
     argv: the program, looked up on `env`'s PATH, and its arguments. env: its whole environment.
-    stdin, stdout, stderr: descriptors, or subprocess.DEVNULL. pass_fds: kept open under the same numbers.
+    stdin, stdout, stderr: descriptors, or subprocess.DEVNULL. pass_fds: kept open under the same numbers. The program
+    may do with any of them whatever the descriptor allows: give it pipes, never a terminal.
     kind: `auto`, `linux`, `landlock` (Linux without namespaces, as where they are forbidden), `macos`, or `none`, which
     protects nothing and is for a person who asked for it in words.
     """

@@ -1,5 +1,7 @@
 """Honest training works in the sandbox as outside it."""
 
+import os
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -38,6 +40,26 @@ def test_training_learns_and_leaves_its_weights(sandbox):
     weights = load_file(sandbox.folder / "weights.safetensors")
     assert weights["0.weight"].shape == (32, 16)
     assert np.isfinite(weights["0.weight"]).all()
+
+
+def test_only_the_leased_devices_are_there(sandbox):
+    """A terminal stands in for a graphics card: a device node this person may open."""
+    ours, theirs = os.openpty()
+    leased = os.ttyname(theirs)
+    program = f"""
+    import os
+    for device in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/kmsg", "/dev/mem", "/dev/fuse", {leased!r}):
+        try:
+            os.close(os.open(device, os.O_RDWR | os.O_NOCTTY))
+            print(device)
+        except OSError:
+            pass
+    """
+    for devices in ((), (leased,)):
+        ran = sandbox.run(program, gpu_devices=devices)
+        assert ran.output.split() == ["/dev/null", "/dev/zero", "/dev/urandom", *devices]
+    os.close(ours)
+    os.close(theirs)
 
 
 @pytest.mark.full

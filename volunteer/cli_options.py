@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
@@ -19,6 +20,7 @@ from volunteer.settings import load_here
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+_LONG: Final = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 _PIPE_COLUMNS: Final = 200  # a table in a file or a pipe is not folded to a terminal nobody looks at
 
 _OPTIONS: Final = (
@@ -77,11 +79,25 @@ def json_line(fields: dict[str, Any]) -> str:
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """The proto JSON form, but a patch's diff, which is text, as text instead of base64."""
+    """The proto JSON form by proto names, with 64-bit numbers as numbers and a patch's diff, which is text, as text."""
     fields: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    patch = getattr(message, "patch", None)
-    if isinstance(patch, Message) and isinstance(fields.get("patch"), dict):
-        fields["patch"]["diff"] = getattr(patch, "diff", b"").decode("utf-8", "replace")
+    _mend(message, fields)
     return fields
+
+
+def _mend(message: Message, fields: dict[str, Any]) -> None:
+    """JSON's proto form writes 64-bit numbers as strings and bytes as base64: awkward for whoever reads it here."""
+    for field in message.DESCRIPTOR.fields:
+        value, shown = getattr(message, field.name), fields.get(field.name)
+        if shown is None:
+            continue
+        if field.type == field.TYPE_MESSAGE:
+            inner = zip(value, shown, strict=True) if isinstance(shown, list) else [(value, shown)]
+            for one, its_fields in inner:
+                _mend(one, its_fields)
+        elif field.type == field.TYPE_BYTES:
+            fields[field.name] = value.decode("utf-8", "replace")
+        elif isinstance(shown, str) and field.cpp_type in _LONG:
+            fields[field.name] = int(shown)

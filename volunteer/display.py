@@ -104,6 +104,7 @@ class Plain(Quiet):
         super().__init__()
         self._console = console
         self._milestone = ""
+        self._waits: set[str] = set()
 
     def say(self, text: str) -> None:
         """Prints it."""
@@ -116,11 +117,15 @@ class Plain(Quiet):
             self.say(f"preparing the data: {clean_line(stage, 80)}")
 
     def show(self, state: State, now_s: float) -> None:
-        """A line at each milestone."""
-        milestone = narration.milestone(state, now_s)
-        if milestone != self._milestone:
-            self._milestone = milestone
+        """A line at each milestone; between two trials, each wait is told once however often it comes back."""
+        milestone = narration.milestone(state)
+        if state.running:
+            self._waits.clear()
+        if milestone != self._milestone and milestone not in self._waits:
             self.say(narration.doing(state, now_s))
+        self._milestone = milestone
+        if not state.running:
+            self._waits.add(milestone)
 
 
 class Rich(Plain):

@@ -45,14 +45,13 @@ def trial(lease: Lease) -> str:
     return f"{name}: {stage} {budget_share(lease):.0%}, step {lease.step}{loss}"
 
 
-def milestone(state: State, now_s: float) -> str:
+def milestone(state: State) -> str:
     """Changes when a plain log should get a new line: with the stage, each quarter of training, the cause of a wait."""
     running = state.running
-    if running and running.stage == "training":
-        return f"{running.lease_id} {int(4 * running.share)} {state.ending}"
     if running:
-        return f"{running.lease_id} {running.stage} {state.ending}"
-    return doing(state, now_s).split("; ")[0]
+        quarter = int(4 * running.share) if running.stage == "training" else 0
+        return f"{running.lease_id} {running.stage} {quarter} {state.ending} {state.link is Link.OPEN}"
+    return doing(state, 0.0).partition("; asking again")[0].partition("; trying")[0]
 
 
 def _ending(state: State) -> str:

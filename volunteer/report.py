@@ -77,7 +77,7 @@ def leaderboard(board: GetLeaderboardResponse) -> RenderableType:
     """Volunteers by trials, authors by gain."""
     volunteers = _table("#", "volunteer", "trials", "training given", title="volunteers")
     for standing in board.volunteers:
-        volunteers.add_row(*_who(standing), f"{standing.trials}", f"{standing.train_ms / 3_600_000:.2f} h")
+        volunteers.add_row(*_who(standing), f"{standing.trials}", _duration(standing.train_ms))
     authors = _table("#", "author", "promotions", "gain (bpb)", title="authors")
     for standing in board.authors:
         authors.add_row(*_who(standing), f"{standing.promotions}", f"{standing.gain_bpb:.4f}")
@@ -189,6 +189,11 @@ def _bar(share: float, width: int) -> str:
 
 def _line(text: str, most: int) -> Text:
     return Text(clean_line(text, most))
+
+
+def _duration(duration_ms: int) -> str:
+    minutes = duration_ms / 60_000
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _time(at_ms: int) -> str:

@@ -255,7 +255,7 @@ async def test_readers_see_the_swarm(coordinator: FakeCoordinator, author: Autho
     assert (await author.run("best", "--source")).out == SOURCE.decode()
     assert (await author.run("best", "--source", "--json")).json()["source"] == SOURCE.decode()
     assert "alice" in (await author.run("leaderboard")).out
-    assert (await author.run("leaderboard", "--json")).json()["volunteers"][0]["name"] == "alice"
+    assert (await author.run("leaderboard", "--json")).json()["volunteers"][0]["train_ms"] == 720_000
     assert "tiny-test" in (await author.run("status")).out
     assert (await author.run("status", "--json")).json()["challenge_name"] == "tiny-test"
     assert "event 2" in (await author.run("events", "--start", "1")).out

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
 
 from autoresearch.digest import sha256_hex
 from autoresearch.v1 import trial_pb2
@@ -58,9 +59,8 @@ class Lines(display.Plain):
     """Keeps what a person would have read."""
 
     def __init__(self) -> None:
-        display.Quiet.__init__(self)
+        super().__init__(Console())
         self.lines: list[str] = []
-        self._milestone = ""
 
     def say(self, text: str) -> None:
         self.lines.append(text)

@@ -213,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def there_are_words_for_it(self) -> None:
         assert narration.doing(self.state, self.now_s)
-        assert narration.milestone(self.state, self.now_s)
+        assert narration.milestone(self.state)
 
 
 TestAnyOrder = AnyOrder.TestCase

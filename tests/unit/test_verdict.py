@@ -63,6 +63,12 @@ class TestWinning:
         assert decision.identities == len(decision.votes) == 1
         assert decision.odds == pytest.approx(6.0)
 
+    def test_two_identities_are_not_enough_even_where_their_votes_are(self) -> None:
+        second_machine = Row("bob", "m2", "4090", (1.0 - GOOD_BPB,), (1.0, 1.0))
+        decision = decide([*WINNERS[:2], second_machine], SIGMA, FAST)
+        assert decision.odds > 1.0 / FAST.alpha
+        assert (decision.verdict, len(decision.classes)) == (Verdict.OPEN, 3)
+
     def test_strict_wants_a_fourth(self) -> None:
         assert verdict(*WINNERS, rule=STRICT) is Verdict.OPEN
         assert verdict(*WINNERS, ran("dee", "A100", GOOD_BPB), rule=STRICT) is Verdict.PROMOTED
@@ -101,6 +107,13 @@ class TestStopping:
         assert decision.verdict is Verdict.REGRESSED
         assert decision.bad_classes == ("3060",)
         assert "3060" in decision.sentence
+
+    def test_one_good_witness_of_a_class_can_be_what_keeps_a_patch_alive(self) -> None:
+        worse = [ran("dee", "3060", -0.03), ran("eve", "3060", -0.03)]
+        more = [ran("f", "H100", GOOD_BPB), ran("g", "A100", GOOD_BPB), ran("h", "4090", GOOD_BPB)]
+        decision = decide([*WINNERS, *more, *worse, ran("ivy", "3060", 0.03)], SIGMA)
+        assert decision.verdict is Verdict.PROMOTED
+        assert "ivy" in decision.hangs_on
 
     def test_the_trial_limit_ends_an_even_patch(self) -> None:
         even = [ran(f"i{i}", "3060", 0.001) for i in range(24)]

@@ -22,15 +22,19 @@ any_bpb = plausible_bpb | st.floats(-MAX_BPB, MAX_BPB)  # whatever a liar can si
 counts = st.integers(0, 2) | st.integers(0, 10_000)
 
 
-def rows_of(identities: st.SearchStrategy[str], bpb: st.SearchStrategy[float] = any_bpb) -> st.SearchStrategy[Row]:
-    runs = st.lists(bpb, max_size=3).map(tuple)
-    return st.builds(
-        Row, identities, st.sampled_from(["m1", "m2"]), st.sampled_from(sorted(SIGMA)), runs, runs, counts, counts
-    )
+def rows_of(
+    identities: st.SearchStrategy[str], runs: st.SearchStrategy[tuple[float, ...]], counts: st.SearchStrategy[int]
+) -> st.SearchStrategy[Row]:
+    machines, classes = st.sampled_from(["m1", "m2"]), st.sampled_from(sorted(SIGMA))
+    return st.builds(Row, identities, machines, classes, runs, runs, counts, counts)
 
 
 def reports(*identities: str, bpb: st.SearchStrategy[float] = any_bpb) -> st.SearchStrategy[list[Row]]:
-    return st.lists(rows_of(st.sampled_from(identities), bpb), max_size=12)
+    """Either anything at all, or what a determined liar signs: full votes for and against, and hardly any alarm."""
+    names = st.sampled_from(identities)
+    anything = rows_of(names, st.lists(bpb, max_size=3).map(tuple), counts)
+    determined = rows_of(names, st.sampled_from([(0.9,), (1.0,), (1.0, 1.0)]), st.sampled_from([0] * 30 + [1]))
+    return st.lists(anything, max_size=12) | st.lists(determined, min_size=2, max_size=12)
 
 
 def honest_rows(least_gain_bpb: float, most_gain_bpb: float, names: str = "defgh") -> st.SearchStrategy[list[Row]]:

@@ -56,14 +56,18 @@ class Decider:
                 if counts(trial) and trial.val_bpb is not None:
                     repeats = groups.setdefault(trial.hardware_class, {})
                     repeats.setdefault((trial.machine_id, base), []).append(trial.val_bpb)
-        prior = {name: self._swarm.noise_prior_bpb or noise.prior_for(name) for name in groups}
+        prior = {name: self._prior(name) for name in groups}
         return noise.estimate({name: list(repeats.values()) for name, repeats in groups.items()}, prior)
+
+    def _prior(self, hardware_class: str) -> float:
+        return self._swarm.noise_prior_bpb or noise.prior_for(hardware_class)
 
     async def decision(self, patch: Patch) -> tuple[Decision, dict[str, float]]:
         """The decision on a patch by all its evidence, and the noise it was made with."""
         sigma = await self.sigma()
         candidate = await self._records.candidate_trials(patch.patch_id)
         baseline = await self._records.baseline_trials(patch.base_sha256)
+        sigma |= {t.hardware_class: self._prior(t.hardware_class) for t in candidate if t.hardware_class not in sigma}
         rule = replace(self._rule, min_classes=max(1, min(self._rule.min_classes, len(sigma))))
         return decide(rows(candidate, baseline), sigma, rule), sigma
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.sandbox import python_read_paths
-from trainer.sandbox.disk import ENTRIES_MAX, folder_bytes
+from trainer.sandbox import disk, python_read_paths
+from trainer.sandbox.disk import folder_bytes
 from trainer.sandbox.process_table import parse
 from trainer.sandbox.root import plan
 
@@ -67,12 +67,13 @@ def test_a_folder_is_not_left_through_a_link(tmp_path):
     assert folder_bytes(str(tmp_path))[1] == 1
 
 
-def test_looking_at_a_flooded_folder_ends(tmp_path):
-    for folder in range(3):
+def test_looking_at_a_flooded_folder_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "ENTRIES_MAX", 10)
+    for folder in range(5):
         (tmp_path / str(folder)).mkdir()
-        for name in range(ENTRIES_MAX // 2):
-            (tmp_path / str(folder) / str(name)).mkdir()
-    assert ENTRIES_MAX < folder_bytes(str(tmp_path))[1] <= 2 * ENTRIES_MAX
+        for name in range(8):
+            (tmp_path / str(folder) / str(name)).touch()
+    assert folder_bytes(str(tmp_path))[1] == 5 + 8  # the first folder that makes it too many is the last looked at
 
 
 def test_an_interpreter_finds_itself_its_library_and_torch():

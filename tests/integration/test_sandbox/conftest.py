@@ -1,6 +1,7 @@
 """Runs little programs in the real sandbox, once with all that this machine allows and once without namespaces."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -75,6 +76,7 @@ class Sandbox:
     def end(self) -> None:
         for process in self._started:
             process.kill_tree()
+        shutil.rmtree(self.folder)
 
 
 class _deadline:

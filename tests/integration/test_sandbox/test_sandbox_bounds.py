@@ -92,7 +92,7 @@ def test_processor_time_of_all_is_bounded(sandbox):
     """
     ran = sandbox.run(program, processes=2, cpu_s=1)
     assert (ran.status, ran.exceeded) == (-signal.SIGKILL, "cpu")
-    assert 1 <= ran.process.usage().cpu_s < 4
+    assert 1 <= ran.process.usage().cpu_s < 8
 
 
 def test_one_file_is_bounded_sparse_or_not(sandbox):
@@ -139,8 +139,9 @@ def test_files_without_a_name_are_counted(sandbox):
 def test_a_flood_of_empty_files_is_bounded(sandbox):
     program = """
     import os, time
+    open("file", "w").close()
     for number in range(25_000):
-        os.mkdir(str(number))
+        os.link("file", str(number))  # a name more, no file more: cheap to make and to remove
     time.sleep(60)
     """
     ran = sandbox.run(program)

@@ -3,6 +3,7 @@
 Left out: authors' commands (`cli_patches.py`) and questions (`cli_queries.py`).
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -89,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("interrupted", 130)
     except (VolunteerError, TrainerError) as error:
         _fail(str(error))
-    except BrokenPipeError:
-        sys.exit(1)  # whoever read the output has gone
+    except BrokenPipeError:  # whoever read the output has gone; Python would complain about it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last resort of the program
         _fail(_unexpected(error))
 

@@ -110,8 +110,8 @@ def display_name(settings: Settings, who: Identity) -> str:
 
 
 def _remember(settings: Settings, swarm: Swarm, name: str, show: Display) -> None:
-    if settings.trust_first_use:
-        show.say(f"believing the key {swarm.fingerprint} at first use: compare it with the operator's")
+    if settings.swarm and "#" not in settings.swarm:
+        show.say(f"the address has no fingerprint: keeping to the key {swarm.fingerprint} from now on")
     pin.save(settings.home, Pin(swarm.address, swarm.swarm_id, name))
     show.say(
         f"swarm {clean_line(swarm.swarm_id, 80)} at {swarm.address}, challenge {clean_line(swarm.challenge.name, 80)}"

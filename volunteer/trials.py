@@ -89,7 +89,7 @@ class LocalTrials:
     def _check_sandbox(self) -> None:
         if not self.sandboxed:
             return
-        advice = "see docs, or pass --unsafe-no-sandbox to run strangers' code unprotected"
+        advice = "use a machine that has one, or pass --unsafe-no-sandbox to run strangers' code with nothing around it"
         if sandbox.available() == "none":
             raise MachineError(f"this machine has no sandbox for trials: {advice}")
         if problems := sandbox.self_test(self.scratch):

@@ -14,7 +14,7 @@ import pytest
 from autoresearch.digest import sha256_hex
 from autoresearch.v1 import leaderboard_service_pb2 as board
 from autoresearch.v1 import patch_pb2
-from tests.integration.test_volunteer_fake import SOURCE, TIMEOUT_S, FakeCoordinator
+from tests.integration.test_volunteer_fake import SOURCE, TIMEOUT_S, Authority, FakeCoordinator, make_certificate
 
 BASE = "x = 1\ny = 2\n"
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=best")
@@ -39,13 +39,18 @@ class Author:
     def __init__(self, tmp_path: Path, address: str) -> None:
         self.home = tmp_path / "home"
         self.address = address
-        self.path = ""
+        self.environment: dict[str, str] = {}
 
     async def run(self, *arguments: str, stdin: bytes = b"") -> Answer:
         whole = ["-m", "volunteer", "--home", str(self.home), "--swarm", self.address, *arguments]
-        path = {"PATH": self.path} if self.path else {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin"} | self.environment
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *whole, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=path
+            sys.executable,
+            *whole,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
         )
         async with asyncio.timeout(3 * TIMEOUT_S):
             out, err = await process.communicate(stdin)
@@ -205,7 +210,7 @@ async def test_a_checkout_leaves_nothing_half_done(
 
 
 async def test_without_git(author: Author, tmp_path: Path) -> None:
-    author.path = str(tmp_path)
+    author.environment["PATH"] = str(tmp_path)
     await author.fails("checkout", str(tmp_path / "idea"), words="the program `git` is not installed")
     assert not (tmp_path / "idea").exists()
 
@@ -281,3 +286,29 @@ async def test_joining_a_swarm_of_another_release_says_to_upgrade(author: Author
     assert answer.code == 1
     assert answer.err.count("\n") == 1
     assert "install the same release" in answer.err
+
+
+async def test_a_public_certificate_needs_no_fingerprint(author: Author, tmp_path: Path) -> None:
+    authority = Authority()
+    (tmp_path / "roots.pem").write_bytes(authority.pem)
+    async with FakeCoordinator(tls=make_certificate("swarm.example.org", authority)) as coordinator:
+        author.address = f"127.0.0.1:{coordinator.port}"
+        await author.fails("status", words="neither its own nor vouched for")
+        author.environment["SSL_CERT_FILE"] = str(tmp_path / "roots.pem")
+        assert (await author.run("status")).code == 0
+        coordinator.named_tls_sha256 = ""  # TLS ends in front of it
+        author.address = coordinator.address
+        assert (await author.run("status")).code == 0
+        coordinator.named_tls_sha256 = "0" * 64
+        await author.fails("status", words="somebody stands in between")
+        author.address = f"127.0.0.1:{coordinator.port}#{'a' * 32}"
+        await author.fails("status", words="another key")
+
+
+async def test_a_reader_of_the_output_may_leave(coordinator: FakeCoordinator, author: Author) -> None:
+    coordinator.events = [board.Event(sequence=n, kind="patch", text=f"event {n}" * 20) for n in range(2000)]
+    command = f"{sys.executable} -m volunteer --home {author.home} --swarm '{author.address}' events | head -1"
+    process = await asyncio.create_subprocess_shell(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = await process.communicate()
+    assert out.count(b"\n") == 1
+    assert err == b""

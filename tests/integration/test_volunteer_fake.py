@@ -54,22 +54,40 @@ def make_challenge(**changes: Any) -> challenge_pb2.Challenge:
     return challenge_pb2.Challenge(**fields | changes)
 
 
-def make_certificate(name: str = "autoresearch-swarm") -> tuple[bytes, bytes, str]:
-    """A self-made certificate: (private key PEM, certificate PEM, sha256 of its public key)."""
+def make_certificate(
+    name: str = "autoresearch-swarm", authority: "Authority | None" = None
+) -> tuple[bytes, bytes, str]:
+    """A certificate, self-made unless an authority signs: (private key PEM, certificate PEM, sha256 of the key)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
+    issuer, signer = (authority.name, authority.key) if authority else (subject, key)
     alternatives = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))])
     certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(alternatives, critical=False)
-        .sign(key, hashes.SHA256())
+        _builder(subject, issuer, key).add_extension(alternatives, critical=False).sign(signer, hashes.SHA256())
     )
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return private, certificate.public_bytes(Encoding.PEM), hashlib.sha256(public).hexdigest()
+
+
+class Authority:
+    """A certificate authority that a system may be told to believe."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        builder = _builder(self.name, self.name, self.key).add_extension(constraints, critical=True)
+        self.pem = builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+    )
 
 
 @dataclass

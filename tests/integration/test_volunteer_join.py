@@ -16,14 +16,18 @@ from autoresearch.digest import sha256_hex
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1 import volunteer_service_pb2 as wire
 from autoresearch.v1.challenge_pb2 import Challenge
+from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.trial_pb2 import Order
 from tests.integration.test_volunteer_fake import SOURCE, SWARM_ID, TIMEOUT_S, FakeCoordinator
+from trainer.errors import DataMissingError
 from trainer.trial import TrialProgress
 from volunteer import display, home, identity, joining, pin
-from volunteer.errors import VolunteerError
+from volunteer.errors import DiskError, VolunteerError
 from volunteer.joining import Clock
 from volunteer.results import TrialOutcome
 from volunteer.settings import JoinSettings, Settings
+from volunteer.slots import Slots
+from volunteer.spool import Spool
 from volunteer.workday import Workday
 
 SHA = sha256_hex(SOURCE)
@@ -291,3 +295,100 @@ async def test_a_banned_volunteer_stops_with_the_reason(
     with pytest.raises(VolunteerError, match="go away"):
         async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
             await ended(task)
+
+
+async def test_a_full_disk_gives_the_lease_back_and_says_so(
+    coordinator: FakeCoordinator,
+    trials: ScriptedTrials,
+    show: Lines,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: Spool, result: Envelope) -> None:
+        raise DiskError(tmp_path, "No space left on device")
+
+    monkeypatch.setattr(Spool, "keep", full)
+    coordinator.orders = [SHA]
+    with pytest.raises(VolunteerError, match=r"No space left on device.*free some space"):
+        async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+            await ended(task)
+    assert coordinator.heard[-1].lease_return.lease_id == "lease-1"
+
+
+async def test_a_machine_that_cannot_run_trials_gives_the_lease_back_and_says_why(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders = [SHA]
+    trials.error = DataMissingError(tmp_path, "manifest.json")
+    with pytest.raises(VolunteerError, match="no prepared data"):
+        async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+            await ended(task)
+    assert "no prepared data" in coordinator.heard[-1].lease_return.reason
+
+
+async def test_a_source_that_never_comes_gives_the_lease_back_and_the_volunteer_works_on(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.sources["0" * 64] = b"not what the digest names"
+    coordinator.orders = ["0" * 64]
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+        await coordinator.until(lambda: "lease_return" in coordinator.kinds())
+        assert not task.done()
+    assert "another text" in show.text()
+    assert trials.sources == []
+
+
+async def test_volunteers_of_one_host_take_turns(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.gate.clear()
+    coordinator.orders = [SHA] * 4
+    (tmp_path / "b").mkdir()
+    first = make_settings(tmp_path, coordinator.address)
+    second = make_settings(tmp_path / "b", coordinator.address, slots_dir=tmp_path / "slots", name="eve")
+    async with at_work(first, trials, show):
+        await coordinator.until(lambda: "heartbeat" in coordinator.kinds())
+        other = ScriptedTrials(gate=trials.gate)
+        async with at_work(second, other, Lines()):
+            await coordinator.until(Slots(tmp_path / "slots" / "cpu", 1).others_wait)
+            assert coordinator.granted == 1, "who waits for a slot holds no order"
+            trials.gate.set()
+            await coordinator.until(lambda: len(coordinator.results) == 4)
+    assert len(trials.sources) == len(other.sources) == 2
+
+
+async def test_a_coordinator_that_breaks_the_protocol_is_left_and_tried_again(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show):
+        await coordinator.until(lambda: coordinator.opens)
+        coordinator.push(wire.SessionResponse(no_order=wire.NoOrder(request_id=99)))
+        await coordinator.until(lambda: len(coordinator.opens) == 2)
+    assert "does not keep to the protocol" in show.text()
+
+
+async def test_a_swarm_with_another_challenge_is_left(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
+        await coordinator.until(lambda: coordinator.opens)
+        coordinator.challenge.budget_ms += 1
+        coordinator.push(None)
+        with pytest.raises(VolunteerError, match="another challenge now: join again"):
+            await ended(task)
+
+
+async def test_a_refused_result_is_forgotten_and_told(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    coordinator.orders, coordinator.ack_results = [SHA], False
+    async with at_work(make_settings(tmp_path, coordinator.address, max_trials=1), trials, show) as (_, task):
+        await coordinator.until(lambda: coordinator.results)
+        ack = wire.ResultAck(
+            result_sha256=next(iter(coordinator.results)), status=wire.RESULT_STATUS_REFUSED, reason="too late"
+        )
+        coordinator.push(wire.SessionResponse(result_ack=ack))
+        await ended(task)
+    assert "refused result" in show.text()
+    assert "too late" in show.text()
+    assert not list(home.spool_folder(tmp_path / "home", SWARM_ID).glob("*.result"))

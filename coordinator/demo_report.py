@@ -14,8 +14,8 @@ from coordinator.demo_screen import leaderboard_table, verdict_word
 from coordinator.demo_settings import PATCHES, DemoSettings
 from coordinator.demo_story import story
 from coordinator.lineage import Lineage
-from coordinator.main import LEDGER, LINEAGE
 from coordinator.picture import draw_progress
+from coordinator.settings import LEDGER, LINEAGE
 
 
 class Report:

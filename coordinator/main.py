@@ -34,11 +34,9 @@ from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
 from coordinator.scheduling import Scheduler
 from coordinator.service import Edge, register
-from coordinator.settings import Settings, Terms, split_address
+from coordinator.settings import LEDGER, LINEAGE, Settings, Terms, split_address
 
 log = logging.getLogger(__name__)
-LEDGER = "autoresearch.jsonl"
-LINEAGE = "lineage.git"
 GRACE_S = 2.0  # calls under way get this long at the end
 SERVICES = (
     volunteer_service_pb2.DESCRIPTOR.services_by_name["VolunteerService"].full_name,

@@ -7,7 +7,7 @@ import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,6 +77,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
     Raises:
         OperatorError, StoreError: it cannot start; the message says what to mend.
     """
+    settings = replace(settings, data_dir=settings.data_dir.absolute())  # git and the store work in folders of their own
     _make_folder(settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.store or await _embedded(settings.data_dir, stack, tell)

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -187,6 +188,17 @@ async def test_everything_continues_after_a_restart(starter: Starter) -> None:
             await peer.work(scores(patch, 0.98))
         await again.verdict(patch.patch_id, "promoted")
         ledger.verify(again.running.ledger.read_bytes().splitlines())
+
+
+async def test_a_data_folder_may_be_given_relative_to_where_one_stands(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(starter.folder)
+    starter.folder = Path()
+    async with starter() as swarm:
+        assert swarm.running.ledger.is_absolute()
+        patch = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
+        assert patch.base_commit == git(swarm, "rev-parse", "best").strip()
 
 
 async def test_the_lineage_can_be_fetched_and_cloned(swarm: Swarm, tmp_path_factory: pytest.TempPathFactory) -> None:

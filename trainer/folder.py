@@ -23,9 +23,7 @@ def trial_folder(work_dir: Path, needed_bytes: int) -> Iterator[Path]:
     """
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(work_dir).free
-        if free_bytes < needed_bytes:
-            raise NoSpaceError(work_dir, needed_bytes, free_bytes)
+        check_space(work_dir, needed_bytes)
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=work_dir.resolve()))
     except OSError as error:
         raise MachineError(f"cannot write {work_dir} ({error.strerror}): choose another work folder") from error
@@ -33,6 +31,13 @@ def trial_folder(work_dir: Path, needed_bytes: int) -> Iterator[Path]:
         yield folder
     finally:
         remove_tree(folder)
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raises NoSpaceError where less than `needed_bytes` are free."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise NoSpaceError(folder, needed_bytes, free_bytes)
 
 
 def remove_tree(root: Path) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.corpus import RESERVE_BOOK, TRAIN_BOOKS, VAL_BOOK, chapters, read_books
-from trainer.errors import DataDamagedError, DataMissingError, MachineError, NoSpaceError, UnknownDatasetError
+from trainer.errors import DataDamagedError, DataMissingError, MachineError, UnknownDatasetError
+from trainer.folder import check_space
 from trainer.manifest import (
     MANIFEST_NAME,
     RESERVE_NAME,
@@ -89,9 +89,7 @@ def _prepare_locked(dataset: str, data_dir: Path, report: Callable[[PrepareProgr
             return manifest
     except (DataMissingError, DataDamagedError):
         pass  # built below; files that are still right are kept
-    free_bytes = shutil.disk_usage(data_dir).free
-    if free_bytes < TINY_NEEDED_BYTES:
-        raise NoSpaceError(data_dir, TINY_NEEDED_BYTES, free_bytes)
+    check_space(data_dir, TINY_NEEDED_BYTES)
     for name, content in DATASETS[dataset](report):
         _write(data_dir / name, content)
     report(PrepareProgress("ready", 1.0))

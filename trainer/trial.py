@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.folder import trial_folder
+from trainer.errors import MachineError
+from trainer.folder import check_space, trial_folder
 from trainer.installation import PACKAGE
 from trainer.manifest import load_manifest
 from trainer.result import Outcome, TrialEnded, TrialLimits, TrialProgress, TrialResult, TrialSpec
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _USUAL_WEIGHTS_BYTES = 64 << 20  # room that is asked for beforehand; a model may need more, up to its limit
+_FULL_BYTES = 4 << 20  # a disk with less is full
 
 
 def run_trial(
@@ -112,4 +114,8 @@ def _run(
             outcome, reason = Outcome.COMPLETED, "trained for its budget and passed the exam"
         except TrialEnded as ending:
             outcome, reason = ending.outcome, ending.reason
+            check_space(spec.work_dir, _FULL_BYTES)  # a full disk crashes any candidate: not its fault
+        except OSError as error:
+            check_space(spec.work_dir, _FULL_BYTES)
+            raise MachineError(f"the trial's folder in {spec.work_dir} cannot be used: {error.strerror}") from error
         return trial.result(outcome, reason, wall_s=clock() - began_at)

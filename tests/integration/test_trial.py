@@ -1,0 +1,243 @@
+"""Whole trials in the real sandbox: honest ones, and every way in which one can end."""
+
+import math
+import threading
+import time
+
+import pytest
+
+from tests.integration.trial_bench import BIGRAM, SEED_SOURCE, Bench, changed, processes_mentioning
+from trainer.errors import DataMissingError, WrongDataError
+from trainer.prepare import prepare
+from trainer.result import Outcome
+
+BYTES_OF_EXAM_ROWS = 88_748
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return prepare("tiny", tmp_path_factory.mktemp("tiny")).data_dir
+
+
+@pytest.fixture
+def bench(tiny, tmp_path):
+    (tmp_path / "work").mkdir()
+    return Bench(tiny, tmp_path / "work")
+
+
+def test_an_honest_trial_completes_with_a_true_score(bench):
+    result = bench.run(BIGRAM, budget_s=2.0)
+    assert result.outcome is Outcome.COMPLETED, result.log_tail
+    assert 2.2 < result.val_bpb < 3.4  # a uniform guess is 3.69, the best of bigrams about 2.6
+    assert result.train_s == pytest.approx(2.0, abs=0.2)
+    assert result.tokens_served % (32 * 128) == 0
+    assert result.steps == result.tokens_served // (32 * 128)
+    assert len(result.weights_sha256) == 64
+    assert 0 < result.cpu_share < 1.5
+    assert result.exam_margin < 0.1
+    assert result.wall_s > result.train_s
+    assert result.peak_memory_bytes > 50e6
+    shares = [share for share, _ in result.loss_curve]
+    assert 1 < len(shares) <= 64
+    assert result.loss_curve[0][1] > result.loss_curve[-1][1]
+    stages = [progress.stage for progress in bench.progress]
+    assert list(dict.fromkeys(stages)) == ["starting", "training", "weights", "exam"]
+    training = [progress.share for progress in bench.progress if progress.stage == "training"]
+    assert training == sorted(training)
+
+
+def test_the_seed_source_trains_usefully_in_seconds(bench):
+    result = bench.run(SEED_SOURCE.read_bytes(), budget_s=5.0, fresh_rows=64, fresh_seed=3)
+    assert result.outcome is Outcome.COMPLETED, result.log_tail
+    assert result.val_bpb < 2.85
+    assert result.fresh_bpb == pytest.approx(result.val_bpb, abs=0.35)
+    assert result.fresh_bpb != result.val_bpb
+
+
+def test_the_exam_scores_what_the_weights_are_worth(bench):
+    """Weights that say nothing score the uniform guess, to the last digit, whatever training claimed."""
+    result = bench.run(changed(BIGRAM, ("    return model\n", "    return build_model(session.config)\n")))
+    assert result.outcome is Outcome.COMPLETED
+    assert result.val_bpb == pytest.approx(256 * 128 * math.log2(1024) / BYTES_OF_EXAM_ROWS, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (b"", "train.py is empty"),
+        (b"\xff\xfe\x00", "train.py is not UTF-8 (byte 0)"),
+        (b"#" * 300_000, "train.py is 300000 bytes long, the limit is 262144"),
+    ],
+)
+def test_what_can_be_no_source_never_runs(bench, source, reason):
+    result = bench.run(source)
+    assert (result.outcome, result.reason) == (Outcome.CRASHED, reason)
+    assert bench.progress == []
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def main(session:", "SyntaxError"),
+        ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+        ("def main(session): pass", "no function build_model"),
+        ("def build_model(config): pass", "no function main"),
+        ("def build_model(config): pass\ndef main(session): pass", "must return the trained model"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("import os; os._exit(0)", "ended without handing over"),
+        ("import os; os.kill(os.getpid(), 11)", "ended without handing over"),
+        (
+            changed(BIGRAM, ("loss.backward()", "raise ValueError('at \\x1b[31mstep\\n one')")),
+            "ValueError: at step one",
+        ),
+        (changed(BIGRAM, ("rows=32", "rows=10**9")), "between 1 and"),
+        (changed(BIGRAM, ("for batch in session.batches(rows=32)", "for batch in []")), "without asking for a single"),
+    ],
+    ids=[
+        "syntax",
+        "import",
+        "no-model",
+        "no-main",
+        "no-result",
+        "exit",
+        "os-exit",
+        "signal",
+        "raise",
+        "rows",
+        "unused",
+    ],
+)
+def test_a_crash_says_what_happened(bench, source, reason):
+    result = bench.run(source)
+    assert result.outcome is Outcome.CRASHED, result
+    assert reason in result.reason
+    assert result.val_bpb is None
+
+
+def test_a_model_that_cannot_be_rebuilt_crashes_in_the_exam(bench):
+    result = bench.run(changed(BIGRAM, ("    return model\n", "    return nn.Linear(3, 3)\n")))
+    assert result.outcome is Outcome.CRASHED
+    assert "in the exam: the weights do not fit build_model" in result.reason
+
+
+def test_diverged_weights_are_a_crash_not_a_score(bench):
+    result = bench.run(
+        changed(BIGRAM, ("    return model\n", "    model.table.data.fill_(float('nan'))\n    return model\n"))
+    )
+    assert result.outcome is Outcome.CRASHED
+    assert "not finite" in result.reason
+
+
+def test_memory_beyond_the_limit_is_out_of_memory(bench):
+    greedy = changed(BIGRAM, ("loss.backward()", "hoard = [torch.ones(2**28) for _ in range(64)]"))
+    result = bench.run(greedy, limits={"memory_bytes": 2 << 30})
+    assert result.outcome is Outcome.OUT_OF_MEMORY, result
+
+
+def test_a_start_that_never_ends_times_out(bench):
+    result = bench.run(
+        changed(BIGRAM, ("    model = build", "    while True: pass\n    model = build")), limits={"startup_s": 6}
+    )
+    assert result.outcome is Outcome.TIMED_OUT
+    assert "first batch within 6 s" in result.reason
+
+
+def test_weights_that_never_come_time_out(bench):
+    result = bench.run(changed(BIGRAM, ("    return model\n", "    while True: pass\n")), limits={"grace_s": 1})
+    assert result.outcome is Outcome.TIMED_OUT
+    assert "did not hand over its weights within 1 s" in result.reason
+
+
+def test_training_on_after_the_budget_times_out(bench):
+    late = """
+    import time
+    until = time.process_time() + 1.0
+    while time.process_time() < until:
+        loss = functional.cross_entropy(model(batch.inputs).flatten(0, 1), batch.targets.flatten())
+        loss.backward()
+        optimiser.step()
+    return model
+"""
+    result = bench.run(changed(BIGRAM, ("    return model\n", late)))
+    assert result.outcome is Outcome.TIMED_OUT
+    assert "after its budget was spent" in result.reason
+
+
+def test_sleeping_spends_no_budget_but_not_for_ever(bench):
+    sleepy = changed(
+        BIGRAM, ("        loss.backward()", "        import time; time.sleep(60)\n        loss.backward()")
+    )
+    result = bench.run(sleepy, limits={"stretch": 2, "grace_s": 1})
+    assert result.outcome is Outcome.TIMED_OUT
+    assert "had not spent its budget" in result.reason
+
+
+def test_more_threads_gain_no_time(bench):
+    """The budget is processor time: two busy threads spend it twice as fast."""
+    busy = changed(
+        BIGRAM,
+        (
+            "    model = build",
+            "    import threading\n    threading.Thread(target=spin, daemon=True).start()\n    model = build",
+        ),
+        ("def main", "def spin():\n    a = torch.ones(500, 500)\n    while True: a @ a\n\ndef main"),
+    )
+    result = bench.run(busy, budget_s=2.0)
+    assert result.outcome in {Outcome.COMPLETED, Outcome.TIMED_OUT}, result.log_tail
+    assert result.train_s < 2.8
+
+
+@pytest.mark.parametrize("stage", ["starting", "training", "exam"])
+def test_a_stop_ends_everything_at_once(bench, stage):
+    asked_at: list[float] = []
+
+    def stop_there(progress):
+        if progress.stage == stage and not asked_at:
+            asked_at.append(time.monotonic())
+            bench.stop.set()
+
+    result = bench.run(BIGRAM, budget_s=30.0 if stage == "training" else 1.0, on_progress=stop_there)
+    assert result.outcome is Outcome.ABORTED
+    assert time.monotonic() - asked_at[0] < 5
+    assert processes_mentioning(str(bench.spec.work_dir)) == []
+
+
+def test_two_trials_at_once_in_threads_keep_apart(bench, tiny, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Bench(tiny, tmp_path / "other")
+    results = {}
+
+    def run(name, which):
+        results[name] = which.run(BIGRAM, seed=7)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in (("a", bench), ("b", other))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {result.outcome for result in results.values()} == {Outcome.COMPLETED}
+
+
+def test_a_log_is_bounded_and_harmless(bench):
+    loud = changed(
+        BIGRAM, ("loss.backward()", "print('\\x1b[2J' + 'x' * 100_000)"), ("session.report(loss.item())", "pass")
+    )
+    result = bench.run(loud, limits={"log_tail_bytes": 1000})
+    assert result.outcome is Outcome.COMPLETED
+    assert len(result.log_tail) <= 1000
+    assert "\x1b" not in result.log_tail
+
+
+def test_a_printed_score_is_only_print(bench):
+    result = bench.run(
+        changed(BIGRAM, ("    return model\n", "    print('---\\nval_bpb:          0.000001')\n    return model\n"))
+    )
+    assert "val_bpb:          0.000001" in result.log_tail
+    assert result.val_bpb > 2
+
+
+def test_faults_of_the_machine_are_errors_not_outcomes(bench, tmp_path):
+    with pytest.raises(DataMissingError):
+        bench.run(BIGRAM, data_dir=tmp_path / "nothing")
+    with pytest.raises(WrongDataError):
+        bench.run(BIGRAM, manifest_sha256="0" * 64)

@@ -28,11 +28,7 @@ def _drop_expired(step: Step) -> None:
 def _start_trial(step: Step) -> None:
     state = step.state
     lease = state.waiting
-    if lease is None or state.running:
-        return
-    if state.slot is Slot.NONE:
-        _take_slot(step)
-    elif state.slot is Slot.HELD:
+    if lease and state.running is None and state.slot is Slot.HELD:
         step.put(replace(lease, phase=Phase.RUNNING, stage="starting", beat_at=step.now_s))
         step.actions.append(Run(lease.order))
 
@@ -47,12 +43,8 @@ def _ask(step: Step) -> None:
         step.expect_answer()
         step.send(wire.SessionRequest(lease=wire.LeaseRequest(request_id=state.request_id)))
     elif state.slot is Slot.NONE:
-        _take_slot(step)
-
-
-def _take_slot(step: Step) -> None:
-    step.state.slot = Slot.WAITING
-    step.actions.append(TakeSlot())
+        state.slot = Slot.WAITING
+        step.actions.append(TakeSlot())
 
 
 def wants_order(state: State) -> bool:

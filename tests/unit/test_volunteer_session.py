@@ -236,6 +236,13 @@ def test_an_order_that_comes_just_after_the_trial_ended_runs_in_the_same_slot() 
     assert of(driven.on(grant(2, B)), Run)
 
 
+def test_an_order_that_comes_just_after_a_trial_failed_runs_too() -> None:
+    driven = running()
+    driven.on(Progress(A, "exam", 0.0, 8, 2.5, contended=False))
+    assert of(driven.on(Failed(A, "no space", fatal=False)), LeaveSlot) == []
+    assert of(driven.on(grant(2, B)), Run)
+
+
 def test_a_waiting_order_is_kept_alive_and_dropped_when_its_lease_ends() -> None:
     driven = running()
     driven.on(Progress(A, "exam", 0.0, 8, 2.5, contended=False), grant(2, B))
@@ -356,6 +363,14 @@ def test_results_of_an_earlier_day_are_delivered_first_thing() -> None:
     assert [parcel.result_sha256 for parcel in driven.state.outbox] == ["2" * 64]
 
 
+def test_a_result_on_its_way_when_the_line_broke_is_sent_again_at_once() -> None:
+    driven = running()
+    driven.on(Finished(A, "f" * 64), LOST)
+    driven.later(1)
+    driven.on(GREETING)
+    assert of(driven.on(welcome()), Deliver) == [Deliver("f" * 64)]
+
+
 def test_an_unanswered_request_for_an_order_is_repeated_after_a_disconnection() -> None:
     driven = opened()
     driven.on(SlotTaken())
@@ -369,6 +384,7 @@ def test_a_coordinator_that_answers_nothing_is_left() -> None:
     driven = running()
     driven.later(20)
     assert of(driven.later(26), HangUp)
+    assert of(driven.later(1), HangUp) == [], "once is enough"
     assert of(driven.on(LOST), HangUp) == []
 
 
@@ -433,6 +449,12 @@ def test_a_polite_end_waits_a_little_for_a_lost_coordinator() -> None:
     assert driven.state.outbox, "what was not delivered stays"
 
 
+def test_an_end_at_once_stays_one_whatever_fails_meanwhile() -> None:
+    driven = running(outbox=(Parcel("1" * 64, B),))
+    driven.on(StopAsked(at_once=True))
+    assert driven.on(Failed(A, "the disk is full", fatal=True))[-1] == Quit("the disk is full")
+
+
 def test_stopping_while_waiting_for_a_slot_is_immediate() -> None:
     assert opened().on(StopAsked()) == [LeaveSlot(), Quit("")]
 
@@ -461,7 +483,14 @@ def test_the_coordinator_may_stop_a_trial() -> None:
     assert of(actions, Halt) == [Halt(A)]
     assert of(actions, Say) == [Say("trial stopped: withdrawn")]
     assert driven.on(stop_trial(A)) == [], "a second time changes nothing"
+    assert sent(driven.later(9), "heartbeat") == [], "nor is its lease kept alive"
     assert sent(driven.on(Stopped(A)), "lease_return") == [], "it is not ours to give back"
+
+
+def test_a_trial_that_fails_while_it_is_stopped_is_not_given_back_either() -> None:
+    driven = running()
+    driven.on(stop_trial(A))
+    assert sent(driven.on(Failed(A, "no source", fatal=False)), "lease_return") == []
 
 
 def test_words_of_the_coordinator_are_cleaned() -> None:
@@ -537,6 +566,13 @@ def test_a_message_out_of_turn_raises_and_changes_nothing(link: str, kind: str) 
 )
 def test_an_event_of_a_lease_not_held_or_an_answer_not_asked_for_raises(event: Event) -> None:
     refused(running(), event)
+
+
+def test_an_answer_to_another_request_raises() -> None:
+    driven = opened()
+    driven.on(SlotTaken())
+    refused(driven, no_order(2))
+    refused(driven, grant(2))
 
 
 def test_a_nonce_of_another_length_raises() -> None:

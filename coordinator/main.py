@@ -77,7 +77,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
     Raises:
         OperatorError, StoreError: it cannot start; the message says what to mend.
     """
-    settings = replace(settings, data_dir=settings.data_dir.absolute())  # git and the store work in folders of their own
+    settings = replace(settings, data_dir=settings.data_dir.absolute())  # git works in folders of its own
     _make_folder(settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.store or await _embedded(settings.data_dir, stack, tell)

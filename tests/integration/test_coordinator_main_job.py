@@ -27,6 +27,10 @@ def git(swarm: Swarm, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def clone(folder: Path) -> None:
+    subprocess.run(["git", "clone", "-q", "-b", "best", "best.bundle", "checkout"], cwd=folder, check=True)
+
+
 async def promoted(swarm: Swarm, commit: str) -> str:
     """The promotion as git shows it, once branch `best` has reached it (it follows the ledger)."""
     return git(swarm, "log", "-1", "-p", "best") if git(swarm, "rev-parse", "best").strip() == commit else ""
@@ -205,6 +209,6 @@ async def test_the_lineage_can_be_fetched_and_cloned(swarm: Swarm, tmp_path_fact
     folder = tmp_path_factory.mktemp("clone")
     chunks = [r.chunk async for r in swarm.patches.FetchLineage(patches_pb2.FetchLineageRequest())]
     (folder / "best.bundle").write_bytes(b"".join(chunks))
-    subprocess.run(["git", "clone", "-q", "-b", "best", "best.bundle", "checkout"], cwd=folder, check=True)
+    clone(folder)
     assert (folder / "checkout" / "train.py").read_text() == SOURCE
     assert {path.name for path in (folder / "checkout").iterdir()} >= {"prepare.py", "program.md", "challenge.json"}

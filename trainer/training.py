@@ -110,7 +110,7 @@ class Trainer:
             late = f"did not ask for its first batch within {limits.startup_s:.0f} s of start-up"
             return self.launched_at + limits.startup_s, late
         wall_s = self._budget_s * limits.stretch + limits.grace_s
-        return self.started_at + wall_s, f"had not spent its budget of {self._budget_s:.0f} s after {wall_s:.0f} s"
+        return self.started_at + wall_s, f"took more than {wall_s:.0f} s over its budget of {self._budget_s:.0f} s"
 
     def _answer(self, frame: Frame) -> None:
         if self._child.is_clogged:

@@ -120,15 +120,14 @@ def test_validation_text_and_secrets_cannot_be_found(bench, tiny, tmp_path, monk
 
 
 HALF = """
-        logits = self.table.{half}()[tokens] @ self.mix.{half}()
+        logits = self.table.bfloat16()[tokens] @ self.mix.bfloat16()
         return logits.float()
 """
 
 
-@pytest.mark.parametrize("half", ["bfloat16", "half"])
-def test_honest_models_in_half_precision_pass(bench, half):
+def test_an_honest_model_in_half_precision_passes(bench):
     mix = "        self.register_buffer('mix', torch.randn(vocab, vocab) / vocab**0.5)\n"
-    source = changed(BIGRAM, (FORWARD, HALF.format(half=half)), ("        self.table =", f"{mix}        self.table ="))
+    source = changed(BIGRAM, (FORWARD, HALF), ("        self.table =", f"{mix}        self.table ="))
     result = bench.run(source)
     assert result.outcome is Outcome.COMPLETED, result
     assert result.exam_margin < 0.5

@@ -4,6 +4,7 @@ A `Peer` runs no training: it answers orders with the numbers that a test gives 
 """
 
 import asyncio
+import difflib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,8 +47,6 @@ def main(session):
 
 def change(old: str, new: str, source: str = SOURCE) -> bytes:
     """A diff of `source` that replaces one line by another."""
-    import difflib
-
     after = source.replace(old, new)
     assert after != source
     lines = difflib.unified_diff(source.splitlines(True), after.splitlines(True), "a/train.py", "b/train.py")

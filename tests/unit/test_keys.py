@@ -8,11 +8,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from autoresearch.digest import sha256_hex
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from autoresearch.digest import sha256_hex
 from coordinator.errors import OperatorError
 from coordinator.keys import TLS_NAME, TlsIdentity, load_or_make_signing_key, load_or_make_tls, load_tls
 

@@ -22,6 +22,8 @@ from volunteer.trials import Trials
 
 _SOURCES: Final = 8  # kept in memory: the same source is often ordered with several seeds
 
+_STEP_MOST: Final = 2**63 - 1
+_LOSS_MOST: Final = 3.4e38  # of a 32-bit float
 _TRY_AGAIN_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # a coordinator's restart is shorter
 
 
@@ -139,8 +141,10 @@ class Bench:
         if not self._reported:
             self._reported = True
             contended = progress.stage == "exam" and self._others_wait()
-            loss = progress.loss or 0.0
-            self._post(Progress(lease_id, progress.stage, progress.share, progress.step, loss, contended))
+            # Step and loss are the candidate's own words.
+            loss = progress.loss if progress.loss is not None and abs(progress.loss) < _LOSS_MOST else 0.0  # nor NaN
+            step = min(max(0, progress.step), _STEP_MOST)
+            self._post(Progress(lease_id, progress.stage, progress.share, step, loss, contended))
 
 
 def _look(task: "asyncio.Task[bytes]") -> None:

@@ -55,7 +55,7 @@ def join(settings: Settings, address: str | None, **options: Any) -> None:
     Ctrl-C once finishes the trial under way; twice stops at once and gives its order back.
     """
     chosen = replace(settings, swarm=address or settings.swarm, join=JoinSettings(**options))
-    program.join(chosen, display.make(stdout(), quiet=chosen.join.quiet))
+    program.join(chosen, display.make(stdout(), quiet=chosen.join.quiet, clock=program.CLOCK.steady_s))
 
 
 @cli.command()

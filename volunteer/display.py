@@ -4,9 +4,10 @@ Text from the swarm is cleaned before it comes here or is cleaned here. Left out
 (`narration.py`), and the answers of other commands (`report.py`).
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -131,33 +132,43 @@ class Plain(Quiet):
 class Rich(Plain):
     """A live view at the bottom of the terminal, messages above it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        """`clock` is the one that `show` gets its instants from: countdowns go on between two events."""
         super().__init__(console)
-        self._live = Live(Text(""), console=console, refresh_per_second=_FPS, transient=True)
+        self._clock = clock
+        self._view: Callable[[], RenderableType] = Text
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=_FPS, transient=True)
         self._live.start()
 
     def preparing(self, stage: str, share: float) -> None:
         """A bar."""
-        self._live.update(_bar(f"preparing the data: {clean_line(stage, 80)}", share))
+        self._view = lambda: _bar(f"preparing the data: {clean_line(stage, 80)}", share)
 
-    def show(self, state: State, now_s: float) -> None:
+    def show(self, state: State, now_s: float) -> None:  # noqa: ARG002 - the view reads the clock itself
         """Bar, words, earnings."""
-        running = state.running
-        words = narration.doing(state, now_s)
-        top = _bar(words, budget_share(running)) if running else Text(words)
-        self._live.update(Group(top, Text(self.earnings.line(), style="dim")))
+        self._view = lambda: self._session(state)
 
     def close(self) -> None:
         """Removes the live view."""
+        self._view = Text
         self._live.stop()
         super().close()
 
+    def _render(self) -> RenderableType:
+        return self._view()
 
-def make(console: Console, *, quiet: bool) -> Rich | Plain | Quiet:
+    def _session(self, state: State) -> RenderableType:
+        running = state.running
+        words = narration.doing(state, self._clock())
+        top = _bar(words, budget_share(running)) if running else Text(words)
+        return Group(top, Text(self.earnings.line(), style="dim"))
+
+
+def make(console: Console, *, quiet: bool, clock: Callable[[], float]) -> Display:
     """The view that fits where the program's output goes."""
     if quiet:
         return Quiet()
-    return Rich(console) if console.is_terminal else Plain(console)
+    return Rich(console, clock) if console.is_terminal else Plain(console)
 
 
 def _bar(words: str, share: float) -> Table:

@@ -30,8 +30,8 @@ def doing(state: State, now_s: float) -> str:
         return "waiting for a slot: the volunteers of this machine take turns"
     if state.asked:
         return "asking for an order"
-    if now_s < state.ask_at and state.no_order_reason:
-        return f"waiting: {state.no_order_reason}; asking again in {state.ask_at - now_s:.0f} s"
+    if state.slot is Slot.NONE and state.no_order_reason and not state.leases:
+        return f"waiting: {state.no_order_reason}; asking again in {max(0.0, state.ask_at - now_s):.0f} s"
     return "starting the next trial" if state.leases else "waiting for an order"
 
 

@@ -6,6 +6,7 @@ Everything that the candidate could influence is cut to its limit and cleaned he
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,6 +16,9 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.trial_pb2 import Hardware, LossPoint, Outcome, Result, Software
 from volunteer.orders import CheckedOrder
+
+_COUNT_MOST: Final = 2**63 - 1
+_FLOAT_MOST: Final = 3.4e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def _result(signed: CheckedOrder, outcome: TrialOutcome, worker: Worker) -> Resu
         reason=clean_line(outcome.reason, limits.REASON_CHARACTERS),
         val_bpb=outcome.val_bpb if outcome.outcome == trial_pb2.OUTCOME_COMPLETED else None,
         tokens_served=outcome.tokens_served,
-        steps=outcome.steps,
+        steps=min(max(0, outcome.steps), _COUNT_MOST),  # the candidate counts them
         startup_ms=outcome.startup_ms,
         train_ms=outcome.train_ms,
         exam_ms=outcome.exam_ms,
@@ -94,14 +98,19 @@ def _result(signed: CheckedOrder, outcome: TrialOutcome, worker: Worker) -> Resu
         weights_sha256=outcome.weights_sha256,
         loss_curve=_thin(outcome.loss_curve),
         log_tail=clean_text(outcome.log_tail, limits.LOG_TAIL_CHARACTERS),
-        cpu_share=outcome.cpu_share if math.isfinite(outcome.cpu_share) else 0.0,
+        cpu_share=outcome.cpu_share if _fits(outcome.cpu_share) else 0.0,
         disturbed=clean_line(outcome.disturbed, limits.REASON_CHARACTERS),
     )
 
 
 def _thin(curve: tuple[tuple[float, float], ...]) -> list[LossPoint]:
     """At most limits.LOSS_POINTS points, evenly picked, the last one always among them."""
-    points = [(share, loss) for share, loss in curve if math.isfinite(share) and math.isfinite(loss)]
+    points = [(share, loss) for share, loss in curve if _fits(share) and _fits(loss)]
     count = min(len(points), limits.LOSS_POINTS)
     picked = [points[(index + 1) * len(points) // count - 1] for index in range(count)]
     return [LossPoint(share=share, loss=loss) for share, loss in picked]
+
+
+def _fits(value: float) -> bool:
+    """Whether a 32-bit float holds it as a finite number."""
+    return math.isfinite(value) and abs(value) <= _FLOAT_MOST

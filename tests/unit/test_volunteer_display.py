@@ -28,8 +28,8 @@ def make_console(**options: Any) -> Console:
 
 
 def test_output_that_is_no_terminal_gets_plain_lines() -> None:
-    assert type(display.make(make_console(), quiet=False)) is display.Plain
-    assert type(display.make(make_console(), quiet=True)) is display.Quiet
+    assert type(display.make(make_console(), quiet=False, clock=lambda: 100.0)) is display.Plain
+    assert type(display.make(make_console(), quiet=True, clock=lambda: 100.0)) is display.Quiet
 
 
 def test_a_plain_log_has_a_line_for_each_stage_and_quarter() -> None:
@@ -89,7 +89,7 @@ def test_a_trial_that_runs_offline_says_so() -> None:
 
 def test_the_live_view_shows_progress_and_earnings() -> None:
     console = make_console(force_terminal=True)
-    show, driven = display.make(console, quiet=False), running()
+    show, driven = display.make(console, quiet=False, clock=lambda: 100.0), running()
     assert isinstance(show, display.Rich)
     show.preparing("reading\x1b[2J", 0.5)
     driven.on(Progress(A, "training", 0.5, 5, 2.5, contended=True))

@@ -56,10 +56,16 @@ def test_what_the_candidate_wrote_is_cut_and_cleaned() -> None:
     assert result.log_tail.endswith("[31mlast line\n")
 
 
+@pytest.mark.parametrize(("counted", "sent"), [(-5, 0), (7, 7), (2**70, 2**63 - 1)])
+def test_a_count_that_the_candidate_makes_up_is_cut(counted: int, sent: int) -> None:
+    assert signed(TrialOutcome(trial_pb2.OUTCOME_CRASHED, steps=counted)).steps == sent
+
+
 @given(st.lists(st.tuples(st.floats(), st.floats()), max_size=300))
 def test_a_loss_curve_is_thinned_and_keeps_its_end(curve: list[tuple[float, float]]) -> None:
     points = signed(TrialOutcome(trial_pb2.OUTCOME_CRASHED, loss_curve=tuple(curve))).loss_curve
-    finite = [(share, loss) for share, loss in curve if math.isfinite(share) and math.isfinite(loss)]
+    finite = [(share, loss) for share, loss in curve if abs(share) <= 3.4e38 and abs(loss) <= 3.4e38]
+    assert all(math.isfinite(point.share) and math.isfinite(point.loss) for point in points)
     assert len(points) == min(len(finite), limits.LOSS_POINTS)
     if finite:
         assert points[-1] == trial_pb2.LossPoint(share=finite[-1][0], loss=finite[-1][1])

@@ -155,7 +155,7 @@ class Queries:
         while True:
             lines = await self._store.items("ledger", start, start + LEDGER_PAGE - 1)
             entries = [ledger.parse(line) for line in lines]
-            names = await self._records.names(str(entry.body.get("identity_id", "")) for entry in entries)
+            names = await self._records.names(who for entry in entries for who in views.identities(entry))
             for entry in entries:
                 yield views.event(entry, names)
             start += len(lines)

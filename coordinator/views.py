@@ -30,11 +30,25 @@ def patch_message(
         candidate_sha256=patch.candidate_sha256,
         submitted_at_ms=patch.submitted_at_ms,
         verdict=VERDICTS[patch.verdict],
-        reason=patch.reason,
+        reason=named(patch.reason, names),
         promoted_generation=patch.promoted_generation,
         evidence=_evidence(decision, names, in_flight),
         diff=diff,
     )
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
+    """The text with identities called by their names."""
+    for identity_id, name in names.items():
+        text = text.replace(identity_id, name)
+    return text
+
+
+def identities(entry: Entry) -> list[str]:
+    """Whom an entry speaks of."""
+    votes = entry.body.get("decision", {}).get("votes", [])
+    own = entry.body.get("identity_id")
+    return [*([own] if own else []), *(vote["identity"] for vote in votes)]
 
 
 def _evidence(decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int) -> patch_pb2.Evidence:
@@ -45,7 +59,7 @@ def _evidence(decision: Mapping[str, Any], names: Mapping[str, str], in_flight: 
         progress=decision["progress"],
         trials=decision["trials"],
         in_flight=in_flight,
-        sentence=decision["sentence"],
+        sentence=named(decision["sentence"], names),
         votes=[_vote(vote, names) for vote in decision["votes"]],
     )
     if decision["gain_bpb"] is not None:
@@ -105,7 +119,7 @@ def event(entry: Entry, names: Mapping[str, str]) -> board_pb2.Event:
         sequence=entry.seq,
         at_ms=entry.at_ms,
         kind=entry.kind,
-        text=_TEXT[entry.kind](entry.body, names),
+        text=named(_TEXT[entry.kind](entry.body, names), names),
         patch_id=entry.body.get("patch_id", ""),
     )
 

@@ -133,6 +133,8 @@ def _spec(
     unsafe_no_sandbox: bool,
     as_json: bool,  # noqa: ARG001  (the commands pass all their options on)
 ) -> Iterator[TrialSpec]:
+    if keep_weights is not None and not keep_weights.parent.is_dir():
+        raise click.UsageError(f"there is no folder {keep_weights.parent} to keep weights in")
     manifest = _prepared(dataset, data_dir)
     device = running.best_device() if device == "auto" else device
     with tempfile.TemporaryDirectory(prefix="autoresearch-") as work_dir:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -43,6 +44,8 @@ class Child:
         self._reader = FrameReader(max_payload_bytes)
         self._unsent = bytearray()
         self._processor_s = 0.0
+        self._has_ended = False
+        self.starved_share = 0.0  # see _starved_share; known at the end
         self.hung_up = False
         orders_read, self._orders = os.pipe()
         self._answers, answers_write = os.pipe()
@@ -116,8 +119,10 @@ class Child:
 
     def end(self) -> None:
         """Kill the whole tree, keep the last of its log, close everything. When it returns no process is alive."""
-        if not self._open:
+        if self._has_ended:
             return
+        self._has_ended = True
+        self.starved_share = _starved_share(self._process.pid)
         self._process.kill_tree()
         for _ in range(64):  # what a pipe holds at most; the writers are dead
             if self._output not in self._open:
@@ -175,6 +180,18 @@ def _process_clock(pid: int) -> float | None:
         return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
     except OSError:
         return None  # it has ended
+
+
+def _starved_share(pid: int) -> float:
+    """Time a process's main thread waited for a processor / (that + time it ran); 0 where the system does not tell.
+
+    Linux: /proc/PID/schedstat holds both, in nanoseconds. Sleeping counts as neither.
+    """
+    try:
+        ran, waited = map(int, Path(f"/proc/{pid}/schedstat").read_text().split()[:2])
+    except (OSError, ValueError):
+        return 0.0
+    return waited / max(1, ran + waited)
 
 
 def _close(fds: Iterable[int]) -> None:

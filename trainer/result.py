@@ -29,7 +29,8 @@ class TrialLimits:
     stretch: how many times its budget a trial may last by the wall, where the budget is processor time.
     exam_s: for each of the two exam children, from its orders to its last answer.
     exam_probes: secret positions at which the second child checks the first.
-    min_cpu_share: a CPU trial that got less of its threads says that it was disturbed: caches were not its own.
+    max_starved: a trial that waited longer than this share of the time in which it wanted a processor was disturbed;
+        for one that timed out `max_starved_late` is enough.
     """
 
     startup_s: float = 120.0
@@ -44,7 +45,8 @@ class TrialLimits:
     memory_bytes: int = 8 << 30
     batch_tokens: int = 1 << 22
     log_tail_bytes: int = 16 * 1024
-    min_cpu_share: float = 0.15
+    max_starved: float = 0.9
+    max_starved_late: float = 0.3
 
 
 @dataclass(frozen=True)

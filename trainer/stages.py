@@ -70,6 +70,7 @@ class Stages:
         self._val_bpb: float | None = None
         self._fresh_bpb: float | None = None
         self._margin: float | None = None
+        self._children: list[Child] = []
 
     def lay_out(self) -> None:
         """Write the source and what a child may import into the trial's folder.
@@ -89,7 +90,6 @@ class Stages:
         exam_s = (
             (self._exam_ended_at or self._clock()) - self._exam_began_at if self._exam_began_at is not None else 0.0
         )
-        cpu_share = self._cpu_share()
         return TrialResult(
             outcome=outcome,
             reason=reason,
@@ -105,8 +105,8 @@ class Stages:
             weights_sha256=self._weights.sha256 if self._weights else None,
             loss_curve=self._feed.curve(),
             log_tail=anonymous(self._log.text(), self._folder),
-            cpu_share=cpu_share,
-            disturbed=self._disturbance(cpu_share),
+            cpu_share=self._cpu_share(),
+            disturbed=self._disturbance(outcome),
             exam_margin=self._margin,
         )
 
@@ -218,7 +218,7 @@ class Stages:
             cpu_s=int(allowed_s * max(spec.threads, 1 if spec.device == "cpu" else 16)) + 30,
             gpu_devices=gpu_device_nodes(spec.device),
         )
-        return Child(
+        child = Child(
             role,
             self._installation,
             policy,
@@ -228,6 +228,8 @@ class Stages:
             log=self._log,
             max_payload_bytes=4 * max(self._manifest.vocab_size, limits.batch_tokens),
         )
+        self._children.append(child)
+        return child
 
     def _orders(self, weights: Path, **more: object) -> Frame:
         manifest = self._manifest
@@ -252,7 +254,10 @@ class Stages:
             return None
         return trainer.processor_s / (max(1e-9, trainer.ended_at - trainer.started_at) * self._spec.threads)
 
-    def _disturbance(self, cpu_share: float | None) -> str:
-        if self._spec.device != "cpu" or cpu_share is None or cpu_share >= self._spec.limits.min_cpu_share:
+    def _disturbance(self, outcome: Outcome) -> str:
+        limits = self._spec.limits
+        allowed = limits.max_starved_late if outcome is Outcome.TIMED_OUT else limits.max_starved
+        starved = max((child.starved_share for child in self._children), default=0.0)
+        if starved <= allowed:
             return ""
-        return f"other programs used the processor: training got {cpu_share:.0%} of its {self._spec.threads} thread(s)"
+        return f"other programs used the processor: the trial waited for it {starved:.0%} of the time"

@@ -1,6 +1,9 @@
 """Whole trials in the real sandbox: honest ones, and every way in which one can end."""
 
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -185,6 +188,32 @@ def test_more_threads_gain_no_time(bench):
     result = bench.run(busy, budget_s=2.0)
     assert result.outcome in {Outcome.COMPLETED, Outcome.TIMED_OUT}, result.log_tail
     assert result.train_s < 2.8
+
+
+def test_late_for_want_of_a_processor_is_a_disturbance(bench):
+    """Five busy neighbours on one core: being late then says nothing of the candidate."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("processes cannot be held on one core here")
+    allowed = os.sched_getaffinity(0)
+    neighbours: list[subprocess.Popen[bytes]] = []
+    os.sched_setaffinity(0, {min(allowed)})  # what is started from here on stays there
+    try:
+        neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(5)]
+        result = bench.run(BIGRAM, limits={"startup_s": 3})
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    assert result.outcome is Outcome.TIMED_OUT
+    assert "other programs used the processor" in result.disturbed
+
+
+def test_late_by_its_own_fault_is_not(bench):
+    sleepy = changed(BIGRAM, ("    model = build", "    import time; time.sleep(60)\n    model = build"))
+    result = bench.run(sleepy, limits={"startup_s": 6})
+    assert result.outcome is Outcome.TIMED_OUT
+    assert "first batch within 6 s" in result.reason
 
 
 @pytest.mark.parametrize("stage", ["starting", "training", "exam"])

@@ -59,10 +59,10 @@ async def joined(
     Raises:
         VolunteerError, TrainerError: this machine or that coordinator is not fit.
     """
+    name = display_name(settings, who)
     show.say(f"identity {who.identity_id}, kept in {settings.home}")
     async with await open_client(settings) as client:
-        name = display_name(settings, who)
-        _remember(settings, client.swarm, name, show)
+        _introduce(settings, client.swarm, show)
         machine = hardware.choose(hardware.read_host(), settings.join.device, settings.join.threads)
         show.say(f"machine: {machine.hardware.device_name}, {machine.hardware.threads} of {machine.cores} thread(s)")
         trials = trials or _local_trials(settings, machine, clock)
@@ -70,6 +70,7 @@ async def joined(
         worker = Worker(who.key, who.machine_id, machine.hardware, _software())
         enrolment = _enrolment(worker, client.swarm, name)
         enrolled = await client.enroll(enrolment)
+        pin.save(settings.home, Pin(client.swarm.address, client.swarm.swarm_id, name))
         show.say(f"enrolled as {name}; results compare within {clean_line(enrolled.hardware_class, 200)}")
         spool = _spool(settings, client.swarm, who, show)
         session = Session(_first_state(settings, client.swarm, who, spool))
@@ -109,10 +110,9 @@ def display_name(settings: Settings, who: Identity) -> str:
     return given or (pinned.name if pinned else f"anonymous-{who.identity_id[:6]}")
 
 
-def _remember(settings: Settings, swarm: Swarm, name: str, show: Display) -> None:
+def _introduce(settings: Settings, swarm: Swarm, show: Display) -> None:
     if settings.swarm and "#" not in settings.swarm:
         show.say(f"the address has no fingerprint: keeping to the key {swarm.fingerprint} from now on")
-    pin.save(settings.home, Pin(swarm.address, swarm.swarm_id, name))
     show.say(
         f"swarm {clean_line(swarm.swarm_id, 80)} at {swarm.address}, challenge {clean_line(swarm.challenge.name, 80)}"
     )

@@ -286,6 +286,7 @@ async def test_joining_a_swarm_of_another_release_says_to_upgrade(author: Author
     assert answer.code == 1
     assert answer.err.count("\n") == 1
     assert "install the same release" in answer.err
+    assert not (author.home / "swarm.json").exists(), "a swarm that could not be joined is not remembered"
 
 
 async def test_a_public_certificate_needs_no_fingerprint(author: Author, tmp_path: Path) -> None:

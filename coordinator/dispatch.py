@@ -215,7 +215,11 @@ class Dispatch:
             "envelope": packed(signed),
         }
         change = leasing.fill(lease, order, digest, late=late)
-        operations = [*change.operations, *_record(trial), Put("results", digest, lease.lease_id.encode())]
+        operations = [
+            *change.operations,
+            *_record(trial, result.log_tail),
+            Put("results", digest, lease.lease_id.encode()),
+        ]
         guards = [Holds("results", digest, None), *change.guards]
         outcome = await self._journal.commit([Note("result", body)], guards, operations)
         if isinstance(outcome, int):
@@ -229,9 +233,12 @@ class Dispatch:
         return await self.accept(signed)  # the lease changed hands while we looked: look again
 
 
-def _record(trial: Trial) -> list[Operation]:
+def _record(trial: Trial, log_tail: str) -> list[Operation]:
     name = f"trials:{trial.patch_id}" if trial.patch_id else f"baselines:{trial.source_sha256}"
+    log = text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS).encode()
+    kept: list[Operation] = [Put("logs", trial.result_sha256, log)] if log and trial.outcome != "completed" else []
     return [
+        *kept,
         Append(name, trial.to_bytes()),
         Bump("trials", trial.identity_id, 1),
         Bump("train_ms", trial.identity_id, trial.train_ms),
@@ -253,4 +260,5 @@ def _trial(result: trial_pb2.Result, digest: str, lease: Lease, order: Order, no
         train_ms=result.train_ms,
         disturbed=bool(result.disturbed) and result.outcome in BELIEVED_ONLY_UNDISTURBED,
         accepted_at_ms=now_ms,
+        reason=text.clean_line(result.reason, limits.REASON_CHARACTERS),
     )

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
@@ -185,8 +184,8 @@ async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: c
         ]
     )
     register(server, edge)
-    health = HealthServicer()
-    add_HealthServicer_to_server(health, server)
+    healthy = health.aio.HealthServicer()
+    add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
     credentials = grpc.ssl_server_credentials([(tls.key_pem, tls.certificate_pem)])
     try:
@@ -197,7 +196,7 @@ async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: c
         raise _no_port(settings.listen)
     await server.start()
     for name in ("", *SERVICES):
-        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
     stack.push_async_callback(server.stop, GRACE_S)
     return port
 

@@ -116,6 +116,7 @@ class Trial(Record):
     train_ms: int
     disturbed: bool
     accepted_at_ms: int
+    reason: str = ""  # why it did not complete
 
 
 @dataclass(frozen=True, slots=True)

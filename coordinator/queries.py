@@ -47,7 +47,19 @@ class Queries:
         if len(ids) > 1:
             raise InvalidRequestError(f"several patches begin with {beginning}: give more digits")
         (patch,) = await self._records.patches(ids)
-        return await self._message(patch, await self._store.get("diffs", patch.patch_id) or b"")
+        message = await self._message(patch)
+        message.diff = await self._store.get("diffs", patch.patch_id) or b""
+        message.trials.extend(await self._trials(patch.patch_id))
+        return message
+
+    async def _trials(self, patch_id: str) -> list[patch_pb2.PatchTrial]:
+        trials = (await self._records.candidate_trials(patch_id))[-limits.PAGE_ITEMS :]
+        names = await self._records.names(trial.identity_id for trial in trials)
+        logs = await self._store.get_many("logs", [trial.result_sha256 for trial in trials])
+        return [
+            views.patch_trial(trial, names.get(trial.identity_id, ""), log or b"")
+            for trial, log in zip(trials, logs, strict=True)
+        ]
 
     async def patches(self, verdicts: Sequence[str], limit: int, token: str) -> tuple[list[patch_pb2.Patch], str]:
         """A page of patches, newest first, and the token of the next page ("" when there is none)."""
@@ -68,11 +80,11 @@ class Queries:
                     break
         return [await self._message(patch) for patch in found], str(offset)
 
-    async def _message(self, patch: Patch, diff: bytes = b"") -> patch_pb2.Patch:
+    async def _message(self, patch: Patch) -> patch_pb2.Patch:
         decision = patch.decision or await self._fresh_decision(patch)
         names = await self._records.names(vote["identity"] for vote in decision["votes"])
         in_flight = await self._store.size(f"underway:{patch.patch_id}")
-        return views.patch_message(patch, decision, names, in_flight, diff)
+        return views.patch_message(patch, decision, names, in_flight)
 
     async def _fresh_decision(self, patch: Patch) -> Mapping[str, Any]:
         return (await self._decider.decision(patch))[0].to_json()

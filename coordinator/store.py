@@ -9,6 +9,7 @@ Tables (id -> JSON unless said otherwise)
     patches      patch id -> Patch                  fingerprints  candidate's fingerprint -> patch id
     sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best
     diffs        patch id -> the author's diff
+    logs         sha256 of a result that did not complete -> the end of the candidate's output
     orders       order id -> Order
     order_state  order id -> "ready" | "leased:<lease>" | "done" | "cancelled"
     leases       lease id -> Lease (live)           progress    lease id -> Progress (live)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
-from autoresearch.v1 import patch_pb2
+from autoresearch.v1 import patch_pb2, trial_pb2
 from coordinator.ledger import Entry
-from coordinator.model import Best, Lease, Patch, Progress
+from coordinator.model import Best, Lease, Patch, Progress, Trial
 from coordinator.verdict import Verdict
 
 VERDICTS: Mapping[str, "patch_pb2.Verdict.ValueType"] = {
@@ -15,7 +15,7 @@ VERDICTS: Mapping[str, "patch_pb2.Verdict.ValueType"] = {
 
 
 def patch_message(
-    patch: Patch, decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int, diff: bytes = b""
+    patch: Patch, decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int
 ) -> patch_pb2.Patch:
     """A patch with its evidence."""
     return patch_pb2.Patch(
@@ -33,8 +33,23 @@ def patch_message(
         reason=named(patch.reason, names),
         promoted_generation=patch.promoted_generation,
         evidence=_evidence(decision, names, in_flight),
-        diff=diff,
     )
+
+
+def patch_trial(trial: Trial, name: str, log: bytes) -> patch_pb2.PatchTrial:
+    """A trial of a patch; `log`: the end of the candidate's output."""
+    message = patch_pb2.PatchTrial(
+        volunteer_name=name,
+        hardware_class=trial.hardware_class,
+        outcome=trial_pb2.Outcome.Value(f"OUTCOME_{trial.outcome.upper()}"),
+        reason=trial.reason,
+        log_tail=log.decode(),
+        disturbed=trial.disturbed,
+        accepted_at_ms=trial.accepted_at_ms,
+    )
+    if trial.val_bpb is not None:
+        message.val_bpb = trial.val_bpb
+    return message
 
 
 def named(text: str, names: Mapping[str, str]) -> str:

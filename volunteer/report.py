@@ -3,6 +3,7 @@
 Left out: JSON (`cli_options.py`), and the live view of a volunteer at work (`display.py`).
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,7 +14,8 @@ from rich.text import Text
 from autoresearch import limits
 from autoresearch.text import clean_line, clean_text
 from autoresearch.v1.leaderboard_service_pb2 import Event, GetLeaderboardResponse, GetStatusResponse, Standing
-from autoresearch.v1.patch_pb2 import Best, Evidence, Patch, Verdict
+from autoresearch.v1.patch_pb2 import Best, Evidence, Patch, PatchTrial, Verdict
+from autoresearch.v1.trial_pb2 import Outcome
 
 _BAR: Final = 24  # characters of an evidence bar
 _COLOURS: Final = {"promoted": "green", "open": "cyan", "parked": "yellow", "withdrawn": "dim"}
@@ -60,6 +62,12 @@ def patch(shown: Patch, *, with_diff: bool = False) -> RenderableType:
     if shown.rationale:
         parts += [Text(""), Text(clean_text(shown.rationale, limits.RATIONALE_CHARACTERS))]
     parts += [Text(""), *_evidence(shown.evidence)]
+    if shown.trials:
+        parts += [Text(""), _trials(shown.trials)]
+    failed = next((trial for trial in reversed(shown.trials) if trial.log_tail), None)
+    if failed is not None:
+        heading = f"end of the output for {clean_line(failed.volunteer_name, limits.NAME_CHARACTERS)}:"
+        parts += [Text(""), Text(heading), Text(clean_text(failed.log_tail, limits.LOG_TAIL_CHARACTERS).rstrip())]
     if with_diff:
         parts += [Text(""), Text(clean_text(shown.diff.decode("utf-8", "replace"), limits.DIFF_BYTES))]
     return Group(*parts)
@@ -162,6 +170,20 @@ def _votes(evidence: Evidence) -> Table:
             gain = f"{vote.gain_bpb:+.4f}" + (f" ± {vote.sd_bpb:.4f}" if vote.HasField("sd_bpb") else "")
         table.add_row(
             _line(vote.name, limits.NAME_CHARACTERS), _line(vote.identity_id, 32), f"{vote.log_odds:+.2f}", gain
+        )
+    return table
+
+
+def _trials(trials: Iterable[PatchTrial]) -> Table:
+    table = _table("when", "volunteer", "outcome", "val_bpb", "reason")
+    for trial in trials:
+        outcome = Outcome.Name(trial.outcome).removeprefix("OUTCOME_").lower().replace("_", " ")
+        table.add_row(
+            _time(trial.accepted_at_ms),
+            _line(trial.volunteer_name, limits.NAME_CHARACTERS),
+            outcome + (" (disturbed, not counted)" if trial.disturbed else ""),
+            f"{trial.val_bpb:.4f}" if trial.HasField("val_bpb") else "",
+            _line(trial.reason, limits.REASON_CHARACTERS),
         )
     return table
 

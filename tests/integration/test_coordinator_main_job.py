@@ -85,6 +85,19 @@ async def test_a_failure_is_a_fact_when_two_identities_report_it(swarm: Swarm, o
     await swarm.verdict(patch.patch_id, verdict)
 
 
+async def test_the_author_can_read_why_a_patch_failed(swarm: Swarm) -> None:
+    patch = await swarm.peer("author").submit(change("    return (WIDTH, config)", "    raise ValueError"))
+    peer = (await three(swarm))[0]
+    await peer.work(scores(patch, 1.0))
+    order = await peer.order()
+    log = "Traceback\nValueError\x1b[31m"
+    await peer.deliver(peer.result(order, "crashed", reason="raised ValueError", log_tail=log))
+    (trial,) = (await swarm.patch(patch.patch_id)).trials
+    assert (trial.volunteer_name, trial.outcome) == ("ada", trial_pb2.OUTCOME_CRASHED)
+    assert trial.reason == "raised ValueError"
+    assert trial.log_tail == "Traceback\nValueError[31m"  # without what would colour a terminal
+
+
 async def test_an_author_never_tests_the_own_patch(swarm: Swarm) -> None:
     author = await swarm.peer("author").start()
     await author.submit(change("WIDTH = 128", "WIDTH = 64"))

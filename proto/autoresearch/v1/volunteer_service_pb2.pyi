@@ -320,6 +320,7 @@ class Heartbeat(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
+    """32 lower-case hex digits, as in the order."""
     stage: _builtins.str
     """What the trial is doing: "waiting", "starting", "training", "weights" or "exam"."""
     share: _builtins.float

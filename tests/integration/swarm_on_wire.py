@@ -6,6 +6,7 @@ A `Peer` runs no training: it answers orders with the numbers that a test gives 
 import asyncio
 import difflib
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,14 +246,16 @@ class Peer:
 
 
 class Starter:
-    """Starts (and starts again) a coordinator on one data folder."""
+    """Starts (and starts again) a coordinator on one data folder. `made`: a stopped swarm to begin as a copy of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, made: Path | None = None) -> None:
         self.folder = folder
         self.source = folder / "start.py"
         self.source.write_text(SOURCE)
         self.lease_s = 30.0
         self.store = ""
+        if made is not None:
+            shutil.copytree(made, folder / "swarm")
 
     def __call__(self) -> "Started":
         settings = Settings(self.folder / "swarm", listen="127.0.0.1:0", lease_s=self.lease_s, store=self.store)

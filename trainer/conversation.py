@@ -30,6 +30,7 @@ class Conversation:
         Raises:
             TrialEnded: stopped, or the child failed, ended, or sent nonsense.
         """
+        self._check_stop()
         while not self._frames:
             self._check_stop()
             left_s = deadline_at - self._clock()

@@ -37,6 +37,7 @@ class Feed:
         self._packed: tuple[int, bytes] = (0, b"")
         self._intervals: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._served_at = 0.0
+        self._charged_s = 0.0
         self._curve: list[tuple[float, float]] = []
         self.shares: list[float] = []  # one a batch
         self.rows_served = 0
@@ -64,6 +65,10 @@ class Feed:
         step = max(1, math.ceil(len(self._curve) / CURVE_POINTS))
         return tuple(self._curve[::-step][::-1])
 
+    def charge(self, spent_s: float) -> None:
+        """Count what was spent before the first batch as part of the budget; nothing when it is not positive."""
+        self._charged_s = max(0.0, spent_s)
+
     def answer(self, request: Frame) -> Frame:
         """Serve one batch, or say that the budget is spent.
 
@@ -90,7 +95,7 @@ class Feed:
             self._packed = (rows, self._pack(rows))
 
     def _serve(self, rows: int, batch: bytes, now: float) -> Frame:
-        self.started_at = now if self.started_at is None else self.started_at
+        self.started_at = now - self._charged_s if self.started_at is None else self.started_at
         share = (now - self.started_at) / self._budget_s
         self.shares.append(share)
         self.rows_served += rows
@@ -108,7 +113,7 @@ class Feed:
         run ends when its budget does.
         """
         if self.started_at is None:
-            return False
+            return self._charged_s >= self._budget_s
         step_s = statistics.median(self._intervals) if self._intervals else 0.0
         return self.spent_at is not None or now + step_s > self.deadline_at + min(step_s / 2, _MAX_OVERRUN_S)
 

@@ -22,7 +22,7 @@ from trainer.wire import Frame, FrameReader, encode_frame
 
 _CPUCLOCK_SCHED = 2
 READ_BYTES = 1 << 18
-MAX_UNSENT_BYTES = 1 << 29  # the parent answers a request at a time; a child that asks and never reads is cut off
+MAX_UNSENT_BYTES = 1 << 25  # answers to a child that asks and never reads
 
 
 class Child:

@@ -24,6 +24,7 @@ class TrialLimits:
     """What a trial may use besides its budget. A challenge sets them, so that every machine judges alike.
 
     startup_s: from launch to the first batch: imports, compiling, warming up on random tokens.
+    warmup_s: of that, what the candidate's own code may spend for nothing where the budget is processor time.
     grace_s: after the budget, until the parent stops waiting for the weights.
     overtime_s: of that, what hand-over may really take, beside the time to write the weights at `save_bytes_per_s`.
     stretch: how many times its budget a trial may last by the wall, where the budget is processor time.
@@ -34,6 +35,7 @@ class TrialLimits:
     """
 
     startup_s: float = 120.0
+    warmup_s: float = 1.5
     grace_s: float = 10.0
     overtime_s: float = 0.25
     save_bytes_per_s: float = 500e6

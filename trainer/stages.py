@@ -4,6 +4,7 @@ Fills itself in stage by stage, so that a result can be made wherever a trial en
 is `trial.py`.
 """
 
+import math
 import shutil
 import threading
 from collections.abc import Callable
@@ -143,6 +144,7 @@ class Stages:
                 budget_s=self._spec.budget_s,
                 clock=self._clock,
                 budget_clock=self._budget_clock(child),
+                free_warmup_s=self._spec.limits.warmup_s if self._spec.device == "cpu" else math.inf,
                 stop=self._stop,
                 on_progress=self._on_progress,
             )

@@ -22,7 +22,8 @@ class Trainer:
 
     Two clocks: `clock` is the wall's; `budget_clock` is the one the budget is spent by (the feed's): the wall's on a
     GPU, processor seconds per thread on a CPU. The latter makes a trial on a busy machine longer, not worse, and more
-    threads than ordered no help.
+    threads than ordered no help. What the candidate's own code spends before its first batch, beyond `free_warmup_s`,
+    is charged to the budget: else it could train on whatever text it finds.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Trainer:
         budget_s: float,
         clock: Callable[[], float],
         budget_clock: Callable[[], float],
+        free_warmup_s: float,
         stop: threading.Event,
         on_progress: Callable[[TrialProgress], None],
     ) -> None:
@@ -48,6 +50,7 @@ class Trainer:
         self._budget_s = budget_s
         self._clock = clock
         self._budget_clock = budget_clock
+        self._free_warmup_s = free_warmup_s
         self._conversation = Conversation(child, clock=clock, stop=stop)
         self._on_progress = on_progress
         self._progress_at = 0.0
@@ -62,12 +65,19 @@ class Trainer:
         self._child.send(orders)
         self._on_progress(TrialProgress("starting", 0.0))
         try:
+            if self._next().kind != "loaded":
+                raise TrialEnded(Outcome.DISQUALIFIED, "spoke on the harness's pipe before its source was loaded")
+            loaded_s = self._budget_clock()
             while (frame := self._next()).kind != "weights":
+                if self.started_at is None:
+                    self._feed.charge(self._budget_clock() - loaded_s - self._free_warmup_s)
                 self._answer(frame)
         finally:
             self._note_end()
-        if self.started_at is None:
-            raise TrialEnded(Outcome.CRASHED, "handed over weights without asking for a single batch")
+        if not self._feed.tokens_served:
+            used_up = self.started_at is not None
+            why = "spent its whole budget before its first batch" if used_up else "handed over weights without training"
+            raise TrialEnded(Outcome.CRASHED, why)
 
     def check_overtime(self, weights_bytes: int) -> None:
         """Whether it went on training after its budget: time that writing the weights does not explain.
@@ -95,13 +105,13 @@ class Trainer:
             budget_left_s = self._feed.deadline_at + self._limits.grace_s - self._budget_clock()
             wait_until = self._clock() + max(_SHORTEST_WAIT_S, budget_left_s)
             frame = self._conversation.frame(min(wall_deadline_at, wait_until))
-            if frame is not None:
-                return frame
             if self._clock() >= wall_deadline_at:
                 raise TrialEnded(Outcome.TIMED_OUT, late)
             if self._budget_clock() >= self._feed.deadline_at + self._limits.grace_s:
                 late = f"did not hand over its weights within {self._limits.grace_s:.0f} s after its budget"
                 raise TrialEnded(Outcome.TIMED_OUT, late)
+            if frame is not None:
+                return frame
 
     def _wall_deadline(self) -> tuple[float, str]:
         """Until when the parent waits by the wall's clock, and why not longer."""

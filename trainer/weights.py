@@ -20,6 +20,7 @@ from trainer.result import Outcome, TrialEnded
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 20_000
+MAX_DIMENSIONS = 16
 _CHUNK_BYTES = 1 << 20
 _ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2,
@@ -79,12 +80,16 @@ def _layout_problem(tensors: Mapping[str, Any], data_bytes: int) -> str:
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = tensor["data_offsets"]
         shape = tensor["shape"]
-        if not all(type(size) is int and size >= 0 for size in (begin, end, *shape)):
+        if len(shape) > MAX_DIMENSIONS or not all(_is_size(size) for size in (begin, end, *shape)):
             return f"tensor {name[:80]!r} has a strange shape"
         if begin != at or end - begin != prod(shape) * _ITEM_BYTES[tensor["dtype"]]:
             return f"tensor {name[:80]!r} is not where it should be"
         at = end
     return "" if at == data_bytes else f"{data_bytes - at} bytes belong to no tensor"
+
+
+def _is_size(size: object) -> bool:
+    return type(size) is int and 0 <= size <= 1 << 48
 
 
 def _open_plain_file(path: Path, limit_bytes: int) -> int:

@@ -94,7 +94,10 @@ def test_what_can_be_no_source_never_runs(bench, source, reason):
             "ValueError: at step one",
         ),
         (changed(BIGRAM, ("rows=32", "rows=10**9")), "between 1 and"),
-        (changed(BIGRAM, ("for batch in session.batches(rows=32)", "for batch in []")), "without asking for a single"),
+        (
+            changed(BIGRAM, ("for batch in session.batches(rows=32)", "for batch in []")),
+            "handed over weights without training",
+        ),
     ],
     ids=[
         "syntax",
@@ -164,6 +167,35 @@ def test_training_on_after_the_budget_times_out(bench):
     result = bench.run(changed(BIGRAM, ("    return model\n", late)))
     assert result.outcome is Outcome.TIMED_OUT
     assert "after its budget was spent" in result.reason
+
+
+def test_training_before_the_clock_is_charged_to_the_budget(bench):
+    """Else a candidate could spend the start-up on whatever text it finds on the machine."""
+    early = "    import time\n    until = time.process_time() + 2.5\n    while time.process_time() < until: pass\n"
+    result = bench.run(changed(BIGRAM, ("    model = build", early + "    model = build")), budget_s=2.0)
+    assert result.outcome is Outcome.COMPLETED, result
+    assert result.loss_curve[0][0] > 0.4  # half of the budget was gone before the first batch
+    all_of_it = changed(BIGRAM, ("    model = build", early.replace("2.5", "6") + "    model = build"))
+    result = bench.run(all_of_it, budget_s=2.0)
+    assert result.outcome is Outcome.CRASHED
+    assert result.reason == "spent its whole budget before its first batch"
+
+
+def test_chattering_does_not_hide_the_clock(bench):
+    """A child that never falls silent is ended on time all the same, and hears a stop."""
+    chatter = """
+    from trainer.wire import Frame, write_frame, read_frame
+    while True:
+        write_frame(session._write_fd, Frame({"kind": "want", "rows": 1}))
+        read_frame(session._read_fd, 1 << 20)
+"""
+    chatty = changed(BIGRAM, ("    return model\n", chatter))
+    result = bench.run(chatty, limits={"grace_s": 1})
+    assert result.outcome is Outcome.TIMED_OUT
+    flood = changed(
+        BIGRAM, ("    return model\n", chatter.replace("        read_frame(session._read_fd, 1 << 20)\n", ""))
+    )
+    assert bench.run(flood, limits={"grace_s": 1}).outcome in {Outcome.TIMED_OUT, Outcome.CRASHED}
 
 
 def test_sleeping_spends_no_budget_but_not_for_ever(bench):

@@ -49,6 +49,19 @@ def test_the_clock_starts_with_the_first_batch(feed, clock):
     assert feed.deadline_at == 1110
 
 
+def test_what_was_spent_before_the_clock_can_be_charged(feed, clock):
+    feed.charge(-1.0)
+    feed.charge(4.0)
+    assert feed.answer(want()).header["share"] == pytest.approx(0.4)
+    assert feed.deadline_at == clock.now + 6
+
+
+def test_a_budget_spent_before_the_first_batch_serves_none(feed):
+    feed.charge(10.0)
+    assert feed.answer(want()).kind == "spent"
+    assert feed.tokens_served == 0
+
+
 def test_a_batch_is_rows_of_tokens_and_counted(feed):
     frame = feed.answer(want(rows=3))
     rows = np.frombuffer(frame.payload, "<u2").reshape(3, ROW)

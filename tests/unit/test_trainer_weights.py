@@ -101,6 +101,9 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         header(a={**GOOD, "shape": [-2]}) + bytes(8),
         header(a={**GOOD, "shape": [True, 2]}) + bytes(8),
         header(a={**GOOD, "dtype": "OBJECT"}) + bytes(8),
+        header(a={**GOOD, "shape": [10**18, 10**18, 0]}) + bytes(8),
+        header(a={**GOOD, "shape": [2] + [1] * 20}) + bytes(8),
+        header(a={**GOOD, "dtype": ["F32"]}) + bytes(8),
         header(a={**GOOD, "data_offsets": [8, 16]}) + bytes(16),
         header(a=GOOD, b=GOOD) + bytes(8),  # both at the same place
         header(a={"dtype": "F32"}) + bytes(8),

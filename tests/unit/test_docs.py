@@ -339,8 +339,9 @@ def test_every_rule_is_explained() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        patch_pb2.Patch, patch_pb2.Evidence, patch_pb2.Vote, patch_pb2.Best, patch_pb2.ClassScore, board_pb2.Event,
-        board_pb2.GetStatusResponse, board_pb2.LiveTrial, board_pb2.Standing, board_pb2.GetLeaderboardResponse,
+        patch_pb2.Patch, patch_pb2.PatchTrial, patch_pb2.Evidence, patch_pb2.Vote, patch_pb2.Best, patch_pb2.ClassScore,
+        board_pb2.Event, board_pb2.GetStatusResponse, board_pb2.LiveTrial, board_pb2.Standing,
+        board_pb2.GetLeaderboardResponse,
     ],
     ids=lambda message: message.DESCRIPTOR.name,
 )  # fmt: skip

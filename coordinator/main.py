@@ -116,7 +116,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         )
         port = await _serve(settings, tls, edge, stack)
         address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"
-        yield Running(swarm, app, address, url, export.path, lineage.path)
+        yield Running(swarm, app, address, redis_store.shown(url), export.path, lineage.path)
 
 
 async def serve(

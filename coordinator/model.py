@@ -29,11 +29,13 @@ class Record:
             ValueError: not this record's JSON.
         """
         value = json.loads(data)
-        names = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or not set(value) <= names:
-            raise ValueError(f"not a {cls.__name__} of this version")
+        if not isinstance(value, dict) or not set(value) <= {field.name for field in fields(cls)}:
+            raise ValueError(f"the store's {cls.__name__} is of another version")
         lists = {name: tuple(item) for name, item in value.items() if isinstance(item, list)}
-        return cls(**{**value, **lists})
+        try:
+            return cls(**{**value, **lists})
+        except TypeError as error:  # a field is missing
+            raise ValueError(f"the store's {cls.__name__} is of another version: {error}") from error
 
 
 R = TypeVar("R", bound=Record)

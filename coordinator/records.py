@@ -1,4 +1,7 @@
-"""Typed reading of the store: records by their ids. Changes nothing and decides nothing."""
+"""Typed reading of the store: records by their ids. Changes nothing and decides nothing.
+
+Every read raises StoreError when the store cannot be used or holds records of another version of this program.
+"""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +13,7 @@ from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
 from coordinator.model import Best, Identity, Lease, Machine, Order, Patch, Progress, Record, Trial
 from coordinator.rule import Rule
-from coordinator.store import Store
+from coordinator.store import Store, StoreError
 
 R = TypeVar("R", bound=Record)
 SCHEMA = 1  # of the store's content; a newer one is refused
@@ -101,11 +104,11 @@ class Records:
 
     async def candidate_trials(self, patch_id: str) -> list[Trial]:
         """Accepted results of a patch, in order of acceptance."""
-        return [Trial.from_bytes(item) for item in await self.store.items(f"trials:{patch_id}")]
+        return [_read(Trial, item) for item in await self.store.items(f"trials:{patch_id}")]
 
     async def baseline_trials(self, source_sha256: str) -> list[Trial]:
         """Accepted baseline results of a best, in order of acceptance."""
-        return [Trial.from_bytes(item) for item in await self.store.items(f"baselines:{source_sha256}")]
+        return [_read(Trial, item) for item in await self.store.items(f"baselines:{source_sha256}")]
 
     async def orders(self, patch_id: str) -> list[tuple[Order, str]]:
         """Orders under way of a patch ("" for baselines) with their states."""
@@ -136,16 +139,16 @@ class Records:
 
     async def leases(self) -> list[Lease]:
         """Every live lease."""
-        return [Lease.from_bytes(item) for item in (await self.store.entries("leases")).values()]
+        return [_read(Lease, item) for item in (await self.store.entries("leases")).values()]
 
     async def progress(self, lease_ids: Sequence[str]) -> dict[str, Progress]:
         """What leases' trials were doing at their last heartbeat."""
         found = await self.store.get_many("progress", lease_ids)
-        return {key: Progress.from_bytes(item) for key, item in zip(lease_ids, found, strict=True) if item is not None}
+        return {key: _read(Progress, item) for key, item in zip(lease_ids, found, strict=True) if item is not None}
 
     async def lineage(self) -> list[Best]:
         """Every best, oldest first."""
-        return [Best.from_bytes(item) for item in await self.store.items("lineage")]
+        return [_read(Best, item) for item in await self.store.items("lineage")]
 
     async def match_patch(self, beginning: str) -> list[str]:
         """Ids of the patches whose id starts so, at most two."""
@@ -160,8 +163,15 @@ class Records:
 
     async def _one(self, kind: type[R], table: str, key: str) -> R | None:
         data = await self.store.get(table, key)
-        return None if data is None else kind.from_bytes(data)
+        return None if data is None else _read(kind, data)
 
     async def _many(self, kind: type[R], table: str, keys: Sequence[str]) -> list[R]:
         found = await self.store.get_many(table, keys)
-        return [kind.from_bytes(item) for item in found if item is not None]
+        return [_read(kind, item) for item in found if item is not None]
+
+
+def _read(kind: type[R], data: bytes) -> R:
+    try:
+        return kind.from_bytes(data)
+    except ValueError as error:
+        raise StoreError(f"{error}; run the version of the coordinator that wrote it, or a newer one") from error

@@ -3,14 +3,17 @@
 Keys are `{swarm}:<kind>:<name>`: the hash tag keeps a swarm in one cluster slot. Tables are hashes, lists lists,
 rankings sorted sets. A change is one script, `transact.lua`, sent by its digest and loaded again when the server
 restarted. While the server is away calls wait and retry for `patience_s`, so that its restart is a pause and not a
-failure. Retrying a change whose answer was lost is safe only because every change carries a guard that its own
-operations invalidate, or is idempotent; `apply` reports such a repeat as a failed guard.
+failure; a server that takes connections and falls silent fails them after `answer_within_s`. Retrying a change whose
+answer was lost is safe only because every change carries a guard that its own operations invalidate, or is idempotent;
+`apply` reports such a repeat as a failed guard.
 """
 
+import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -37,7 +40,10 @@ from coordinator.store import (
 
 SCHEMES = ("redis://", "rediss://", "unix://")
 RETRY_EVERY_S = 0.2
-T = TypeVar("T")
+ANSWER_WITHIN_S = (
+    45.0  # above the default patience: a long fork or a slow disk makes a healthy server pause for seconds
+)
+_PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^@/]*(?=@)")
 
 
 def connect(url: str, *, patience_s: float = 10.0) -> Redis:
@@ -46,8 +52,8 @@ def connect(url: str, *, patience_s: float = 10.0) -> Redis:
     Raises:
         StoreError: not such an address.
     """
-    if not url.startswith(SCHEMES):
-        raise StoreError(f"store address {url!r} is not one of redis://host:port/0, rediss://… or unix:///path")
+    if not url.startswith(SCHEMES) or url in SCHEMES:
+        raise StoreError(f"store address {shown(url)!r} is not one of redis://host:port/0, rediss://… or unix:///path")
     retry = Retry(ConstantBackoff(RETRY_EVERY_S), retries=round(patience_s / RETRY_EVERY_S))
     try:
         return Redis.from_url(
@@ -59,53 +65,59 @@ def connect(url: str, *, patience_s: float = 10.0) -> Redis:
             health_check_interval=15,
         )
     except ValueError as error:
-        raise StoreError(f"store address {url!r}: {error}") from error
+        raise StoreError(f"store address {shown(url)!r}: {error}") from error
+
+
+def shown(url: str) -> str:
+    """An address as it may stand on a screen or in a log: without its password."""
+    return _PASSWORD.sub(r"\1:…", url)
 
 
 class RedisStore:
     """A `Store` for one swarm. `name` becomes the hash tag of every key."""
 
-    def __init__(self, client: Redis, name: str) -> None:
+    def __init__(self, client: Redis, name: str, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self._client = client
         self._name = name
+        self._answer_within_s = answer_within_s
         text = resources.files("coordinator").joinpath("transact.lua").read_text()
         self._script = client.register_script(text)
 
     async def apply(self, change: Change) -> Guard | None:
         """See `Store.apply`."""
         keys, values, plan = _Encoder(self._key).encode(change)
-        failed = await _call(lambda: self._script(keys=keys, args=[plan, *values]))
+        failed = await self._call(lambda: self._script(keys=keys, args=[plan, *values]))
         return change.guards[failed - 1] if failed else None
 
     async def get(self, table: str, key: str) -> bytes | None:
         """See `Store.get`."""
-        found: bytes | None = await _call(lambda: self._client.hget(self._key("table", table), key))
+        found: bytes | None = await self._call(lambda: self._client.hget(self._key("table", table), key))
         return found
 
     async def get_many(self, table: str, keys: Sequence[str]) -> list[bytes | None]:
         """See `Store.get_many`."""
         if not keys:
             return []
-        found: list[bytes | None] = await _call(lambda: self._client.hmget(self._key("table", table), list(keys)))
+        found: list[bytes | None] = await self._call(lambda: self._client.hmget(self._key("table", table), list(keys)))
         return found
 
     async def entries(self, table: str) -> Mapping[str, bytes]:
         """See `Store.entries`."""
-        found: dict[bytes, bytes] = await _call(lambda: self._client.hgetall(self._key("table", table)))
+        found: dict[bytes, bytes] = await self._call(lambda: self._client.hgetall(self._key("table", table)))
         return {key.decode(): value for key, value in found.items()}
 
     async def count(self, table: str) -> int:
         """See `Store.count`."""
-        return int(await _call(lambda: self._client.hlen(self._key("table", table))))
+        return int(await self._call(lambda: self._client.hlen(self._key("table", table))))
 
     async def items(self, name: str, start: int = 0, stop: int = -1) -> list[bytes]:
         """See `Store.items`."""
-        found: list[bytes] = await _call(lambda: self._client.lrange(self._key("list", name), start, stop))
+        found: list[bytes] = await self._call(lambda: self._client.lrange(self._key("list", name), start, stop))
         return found
 
     async def length(self, name: str) -> int:
         """See `Store.length`."""
-        return int(await _call(lambda: self._client.llen(self._key("list", name))))
+        return int(await self._call(lambda: self._client.llen(self._key("list", name))))
 
     async def ranked(
         self, ranking: str, limit: int = -1, *, offset: int = 0, highest_first: bool = False
@@ -115,41 +127,43 @@ class RedisStore:
         if limit == 0:
             return []
         key = self._key("rank", ranking)
-        found = await _call(lambda: self._client.zrange(key, offset, stop, desc=highest_first, withscores=True))
+        found = await self._call(lambda: self._client.zrange(key, offset, stop, desc=highest_first, withscores=True))
         return [(member.decode(), float(score)) for member, score in found]
 
     async def ranked_between(self, ranking: str, low: float, high: float, limit: int) -> list[tuple[str, float]]:
         """See `Store.ranked_between`."""
         key = self._key("rank", ranking)
-        found = await _call(lambda: self._client.zrangebyscore(key, low, high, 0, limit, withscores=True))
+        found = await self._call(lambda: self._client.zrangebyscore(key, low, high, 0, limit, withscores=True))
         return [(member.decode(), float(score)) for member, score in found]
 
     async def score(self, ranking: str, member: str) -> float | None:
         """See `Store.score`."""
-        found = await _call(lambda: self._client.zscore(self._key("rank", ranking), member))
+        found = await self._call(lambda: self._client.zscore(self._key("rank", ranking), member))
         return None if found is None else float(found)
 
     async def size(self, ranking: str) -> int:
         """See `Store.size`."""
-        return int(await _call(lambda: self._client.zcard(self._key("rank", ranking))))
+        return int(await self._call(lambda: self._client.zcard(self._key("rank", ranking))))
 
     async def close(self) -> None:
         """See `Store.close`."""
         await self._client.aclose()
 
+    async def _call(self, command: Callable[[], Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._answer_within_s):
+                return await cast(Awaitable[Any], command())
+        except TimeoutError as error:
+            raise StoreError(f"the store does not answer within {self._answer_within_s:g} s") from error
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise StoreError(f"the store does not answer: {error}") from error
+        except ResponseError as error:
+            raise StoreError(f"the store refused a command: {error}") from error
+        except RedisError as error:
+            raise StoreError(f"the store failed: {error}") from error
+
     def _key(self, kind: str, name: str) -> str:
         return f"{{{self._name}}}:{kind}:{name}"
-
-
-async def _call(command: Callable[[], Any]) -> Any:
-    try:
-        return await cast(Awaitable[Any], command())
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise StoreError(f"the store does not answer: {error}") from error
-    except ResponseError as error:
-        raise StoreError(f"the store refused a command: {error}") from error
-    except RedisError as error:
-        raise StoreError(f"the store failed: {error}") from error
 
 
 class _Encoder:

@@ -110,7 +110,9 @@ class App:
         """See `Intake.enroll`; the new machine is planned for."""
         identity, machine = await self._intake.enroll(signed)
         if machine is not None:
-            await self.seen(machine.machine_id)
+            now = float(self._now_ms())
+            again = (Rank("seen", machine.machine_id, now), Rank("enrolled", machine.machine_id, now))
+            await self.records.store.apply(Change((), again))
             self._stale.set()
         return identity, machine
 
@@ -130,6 +132,16 @@ class App:
     async def seen(self, machine_id: str) -> None:
         """Notes that a machine is there."""
         await self.records.store.apply(Change((), (Rank("seen", machine_id, float(self._now_ms())),)))
+
+    async def resume(self, machine: Machine, held: set[str]) -> list[str]:
+        """A session opens: which of the leases that the machine holds live. One that it does not name (its grant was
+        lost on a broken line) is ended, lest the order wait for nobody."""
+        await self.seen(machine.machine_id)
+        own = [lease for lease in await self.records.leases() if lease.machine_id == machine.machine_id]
+        for lease in own:
+            if lease.lease_id not in held:
+                await self.give_back(lease.lease_id, machine.machine_id)
+        return [lease.lease_id for lease in own if lease.lease_id in held]
 
     async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
         """The next order for a machine, or why there is none."""

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,7 +89,9 @@ def serve(**values: Any) -> None:
 def _announce(running: program.Running) -> None:
     challenge = running.swarm.parsed_challenge()
     click.echo(f"swarm      {running.swarm.swarm_id}")
+    made = datetime.fromtimestamp(running.swarm.created_at_ms / 1000, UTC)
     click.echo(f"challenge  {challenge.name}: {challenge.dataset}, {challenge.budget_ms / 1000:g} s a trial")
+    click.echo(f"terms      fixed when the swarm was made, {made:%Y-%m-%d %H:%M} UTC")
     click.echo(f"store      {running.store}")
     click.echo(f"ledger     {running.ledger}")
     click.echo(f"lineage    {running.lineage} (branch best)")

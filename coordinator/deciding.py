@@ -95,7 +95,7 @@ class Decider:
             verdict=verdict.value,
             reason=reason,
             decision=decision.to_json(),
-            decided_at_ms=self._now_ms() if verdict.value != patch.verdict else patch.decided_at_ms,
+            decided_at_ms=patch.decided_at_ms if verdict.value == patch.verdict == "open" else self._now_ms(),
         )
         operations: list[Operation] = [Put("patches", patch.patch_id, after.to_bytes()), *_place(after, decision)]
         guard = Holds("patches", patch.patch_id, patch.to_bytes())

@@ -130,7 +130,7 @@ class Lineage:
             lineage.source_at(lineage.tip())
         except (GitFailedError, UnknownCommitError) as error:
             reason = f"no {PATCHED_FILE} on its branch `{BRANCH}`" if path.exists() else "it does not exist"
-            message = f"{path} is not a lineage ({reason}): point to the right folder, or restore it from the ledger"
+            message = f"{path} is not a lineage ({reason}): point to the right folder, or restore it from its backup"
             raise LineageUnusableError(message) from error
         return lineage
 

@@ -67,7 +67,7 @@ class GitFailedError(LineageUnusableError):
 
     def __init__(self, folder: Path, command: str, status: int, complaint: str) -> None:
         reason = complaint or f"status {status}"
-        super().__init__(f"git {command} failed in {folder} ({reason}): mend the folder or restore it from the ledger")
+        super().__init__(f"git {command} failed in {folder} ({reason}): mend the folder or restore it from its backup")
         self.status = status
         self.complaint = complaint
 

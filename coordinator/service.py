@@ -29,7 +29,7 @@ from coordinator.queries import Queries
 from coordinator.records import Swarm
 from coordinator.refusals import InvalidRequestError, NotAllowedError, UnauthenticatedError
 from coordinator.rpc_errors import Context, streaming, unary
-from coordinator.session import Message, Session
+from coordinator.session import Message, Session, SessionError
 from coordinator.views import VERDICTS
 
 GREETING_S = 20.0  # a peer that does not prove itself by then is dropped
@@ -93,8 +93,11 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
         """A machine at work."""
         nonce = self._edge.nonce()
         yield volunteer_pb2.SessionResponse(greeting=volunteer_pb2.Greeting(nonce=nonce))
-        async with asyncio.timeout(GREETING_S):
-            request = await anext(aiter(requests), None)
+        try:
+            async with asyncio.timeout(GREETING_S):
+                request = await anext(aiter(requests), None)
+        except TimeoutError as error:
+            raise SessionError(f"no proof came within {GREETING_S:g} s") from error
         if request is None:
             return
         session, message = Session().receive(request)
@@ -134,9 +137,7 @@ class _Driver:
 
     async def welcome(self, opened: volunteer_pb2.Open) -> volunteer_pb2.Welcome:
         app = self._edge.app
-        await app.seen(self._machine.machine_id)
-        leases = await app.records.live_leases(list(opened.held_lease_ids))
-        live = [lease.lease_id for lease in leases if lease.machine_id == self._machine.machine_id]
+        live = await app.resume(self._machine, set(opened.held_lease_ids))
         return volunteer_pb2.Welcome(
             heartbeat_ms=app.dispatch.lease_ms // 4,
             live_lease_ids=live,

@@ -133,8 +133,8 @@ Global___Software: _TypeAlias = Software  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
-    """Coordinator-signed instruction to run one trial. Says nothing about whether the source is a
-    candidate or the best: a volunteer must not be able to tell.
+    """Coordinator-signed instruction to run one trial. It does not say whether the source is a candidate or
+    the best. Whoever compares digests can find out, so that no verdict relies on its not being known.
     Payload type application/vnd.autoresearch.order.v1+protobuf.
     """
 

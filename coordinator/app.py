@@ -15,7 +15,7 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from coordinator.deciding import Decider
 from coordinator.dispatch import Dispatch, Receipt
 from coordinator.errors import OperatorError
-from coordinator.intake import Intake
+from coordinator.intake import UNDECIDED, Intake
 from coordinator.model import Identity, Lease, Machine, Patch, Progress
 from coordinator.records import Records
 from coordinator.scheduling import Scheduler
@@ -65,9 +65,12 @@ class App:
         self._scheduler = scheduler
         self._now_ms = now_ms
         self._tell = tell
-        self._planning = asyncio.Lock()
+        self._working = asyncio.Lock()
+        self._asked = 0  # machines that found nothing in the queues and wait for them to be looked at again
+        self._answered = 0
         self._due: set[str] = set()  # patches with new evidence; EVERY_PATCH after a baseline
         self._stale = asyncio.Event()  # the queues may not be what they should be
+        self._unsure = False  # something failed half-way: branch `best` may be behind the store
 
     async def recover(self) -> None:
         """After a start: branch as the store says, every undecided patch looked at again, queues made anew."""
@@ -90,21 +93,42 @@ class App:
 
     async def work_once(self) -> None:
         """Ends leases that were not kept alive, decides what has new evidence, plans if anything changed."""
-        expired = await self.dispatch.expire()
-        stale = self._stale.is_set() or expired or self._due
+        async with self._working:
+            expired = await self.dispatch.expire()
+            if self._stale.is_set() or expired or self._due:
+                await self._follow_up()
+
+    async def _catch_up(self) -> None:
+        """Follows up now. Machines that ask together are answered together."""
+        self._asked = mine = self._asked + 1
+        async with self._working:
+            if self._answered < mine:
+                answers = self._asked
+                await self._follow_up()
+                self._answered = answers
+
+    async def _follow_up(self) -> None:
         self._stale.clear()
+        if self._unsure:
+            await self.decider.reconcile_lineage()
+            self._unsure = False
         if EVERY_PATCH in self._due:
             self._due |= {patch.patch_id for patch in await self.records.open_patches()}
             self._due.discard(EVERY_PATCH)
         while self._due:
-            patch_id = self._due.pop()  # before looking: evidence that arrives meanwhile puts it back
-            try:
-                await self._judge(patch_id)
-            except BaseException:
-                self._due.add(patch_id)
-                raise
-        if stale:
-            await self._plan()
+            await self._judge_safely(self._due.pop())
+        await self._scheduler.plan()
+
+    async def _judge_safely(self, patch_id: str) -> None:
+        try:
+            await self._judge(patch_id)
+        except (StoreError, OperatorError, asyncio.CancelledError):
+            self._due.add(patch_id)
+            self._unsure = True
+            raise
+        except Exception:  # a fault of ours over one patch must not keep all others from their verdicts
+            self._unsure = True
+            log.exception("patch %s cannot be judged: report this; its evidence is kept", patch_id)
 
     async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
         """See `Intake.enroll`; the new machine is planned for."""
@@ -146,13 +170,15 @@ class App:
     async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
         """The next order for a machine, or why there is none."""
         await self.seen(machine.machine_id)
+        if self._due or self._working.locked():
+            await self._catch_up()  # what just came in may make an order in the queue a waste of minutes
         for attempt in ("queued", "after planning anew"):
             for order in await self._scheduler.orders_for(machine):
                 granted = await self.dispatch.grant(order, machine)
                 if granted is not None:
                     return granted
             if attempt == "queued":
-                await self._plan()
+                await self._catch_up()
         return Idle(await self._why_idle(machine))
 
     async def _why_idle(self, machine: Machine) -> str:
@@ -176,7 +202,11 @@ class App:
 
     async def accept(self, signed: Envelope) -> Receipt:
         """Takes a result in; it is durable when this returns. What follows from it is the worker's."""
-        receipt = await self.dispatch.accept(signed)
+        try:
+            receipt = await self.dispatch.accept(signed)
+        except (StoreError, OperatorError):  # it may stand in the store all the same
+            self._due.add(EVERY_PATCH)
+            raise
         if receipt.patch_id is not None:
             self._due.add(receipt.patch_id or EVERY_PATCH)  # a baseline changes the noise, so everything
             self._stale.set()
@@ -184,20 +214,16 @@ class App:
 
     async def _judge(self, patch_id: str) -> None:
         before = await self.records.patch(patch_id)
-        judged = await self.decider.judge(patch_id)
-        if judged is None:
+        await self.decider.judge(patch_id)
+        patch = await self.records.patch(patch_id)
+        if before is None or patch is None or patch.verdict in UNDECIDED:
             return
-        if judged.ended:
-            await self._stop_trials(judged.patch, f"its patch is decided: {judged.patch.verdict}")
-        if judged.patch.verdict == "promoted" and before is not None and before.verdict != "promoted":
-            text = f"new best, generation {judged.patch.promoted_generation}: {judged.patch.title}"
-            self._tell(Told(text, judged.patch.promoted_generation))
+        await self._stop_trials(patch, f"its patch is decided: {patch.verdict}")  # again if it failed half-way
+        if patch.verdict == "promoted" and before.verdict != "promoted":
+            text = f"new best, generation {patch.promoted_generation}: {patch.title}"
+            self._tell(Told(text, patch.promoted_generation))
 
     async def _stop_trials(self, patch: Patch, reason: str) -> None:
         await self._scheduler.withdraw_orders(patch.patch_id)
         for lease in await self.dispatch.end_leases_of(patch.patch_id):
             self._tell(Told(reason, patch.promoted_generation, lease))
-
-    async def _plan(self) -> None:
-        async with self._planning:
-            await self._scheduler.plan()

@@ -49,7 +49,7 @@ class Chance:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The fate of a delivered result. `patch_id` is None unless something new was accepted ("" for a baseline)."""
+    """The fate of a delivered result. `patch_id`: whose evidence it is part of, "" for a baseline; None if refused."""
 
     result_sha256: str
     status: ResultStatus.ValueType
@@ -149,25 +149,34 @@ class Dispatch:
         return [lease for lease in held if await self._release(lease, only_expired=False)]
 
     async def _release(self, lease: Lease, *, only_expired: bool) -> bool:
-        order = await self._records.order(lease.order_id)
-        if order is None:
-            return False
-        patch = await self._records.patch(order.patch_id) if order.patch_id else None
-        wanted = patch is None or patch.verdict in UNDECIDED
-        change = leasing.release(lease, order, wanted=wanted, now_ms=self._now_ms(), only_expired=only_expired)
-        return await self._store.apply(change) is None
+        while True:
+            order = await self._records.order(lease.order_id)
+            if order is None:
+                return False
+            patch = await self._records.patch(order.patch_id) if order.patch_id else None
+            wanted = patch is None or patch.verdict in UNDECIDED
+            change = leasing.release(
+                lease, order, patch, wanted=wanted, now_ms=self._now_ms(), only_expired=only_expired
+            )
+            failed = await self._store.apply(change)
+            if not (isinstance(failed, Holds) and failed.table == "patches"):
+                return failed is None  # otherwise the patch was judged meanwhile: it may not want its order any more
 
     async def accept(self, signed: Envelope) -> Receipt:
         """Takes a result in, once. Returns after it is durable.
 
-        Raises:
-            EnvelopeError: the signature or form does not hold.
+        One whose signature or form does not hold is refused like any other: it must not end the session that keeps
+        the machine's other trials alive.
         """
-        result, verified = envelope.open_as(signed, envelope.RESULT, trial_pb2.Result)
-        digest = sha256_hex(verified.payload)
-        if await self._store.get("results", digest) is not None:
+        digest = sha256_hex(signed.payload)
+        try:
+            result, verified = envelope.open_as(signed, envelope.RESULT, trial_pb2.Result)
+        except envelope.EnvelopeError as error:
+            return Receipt(digest, REFUSED, str(error))
+        known = await self._store.get("results", digest)
+        if known is not None:  # whoever wrote it may have gone before anything followed from it
             await self._journal.all_durable()
-            return Receipt(digest, DUPLICATE)
+            return Receipt(digest, DUPLICATE, patch_id=known.decode())
         live = await self._records.lease(result.lease_id)
         lease = live or await self._records.ended_lease(result.lease_id)
         if lease is None:
@@ -218,19 +227,20 @@ class Dispatch:
         operations = [
             *change.operations,
             *_record(trial, result.log_tail),
-            Put("results", digest, lease.lease_id.encode()),
+            Put("results", digest, order.patch_id.encode()),
         ]
         guards = [Holds("results", digest, None), *change.guards]
         outcome = await self._journal.commit([Note("result", body)], guards, operations)
         if isinstance(outcome, int):
             await self._journal.durable(outcome)
             return Receipt(digest, ACCEPTED, patch_id=order.patch_id)
-        if outcome == guards[0]:
-            await self._journal.all_durable()
-            return Receipt(digest, DUPLICATE)
-        if late:
-            return Receipt(digest, REFUSED, "it is too late: the lease expired and its order went to another machine")
-        return await self.accept(signed)  # the lease changed hands while we looked: look again
+        if late and isinstance(outcome, Holds) and outcome.table == "order_state":
+            return Receipt(
+                digest,
+                REFUSED,
+                "it is too late: the lease ended, and another machine has its order or nobody wants it any more",
+            )
+        return await self.accept(signed)  # another delivery of it was quicker, or the lease changed: look again
 
 
 def _record(trial: Trial, log_tail: str) -> list[Operation]:

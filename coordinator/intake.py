@@ -228,8 +228,11 @@ class Intake:
 
 
 def packed(signed: Envelope) -> str:
-    """An envelope as it stands in the ledger: its protobuf bytes in base64."""
-    return b64encode(signed.SerializeToString()).decode()
+    """An envelope as it stands in the ledger: its protobuf bytes in base64, without fields that nobody signed."""
+    bare = Envelope()
+    bare.CopyFrom(signed)
+    bare.DiscardUnknownFields()
+    return b64encode(bare.SerializeToString()).decode()
 
 
 def _introduction(identity: Identity, machine: Machine | None, signed: Envelope) -> dict[str, str]:

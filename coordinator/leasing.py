@@ -6,7 +6,8 @@
       +----release------+      (expired, given back, or aborted: once, because the guard names the lease)
 
 `withdraw` takes a ready order out of the queues when the planner no longer wants it. When to do which is decided by
-the callers; a change whose guard fails changes nothing.
+the callers; a change whose guard fails changes nothing. Whatever leaves a queue is guarded by the order's terms, which
+say in which queues it stands; whatever enters one by its patch, which may just have been decided.
 """
 
 import base64
@@ -17,7 +18,7 @@ from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.trial_pb2 import Outcome, Result
-from coordinator.model import Lease, Order, Progress
+from coordinator.model import Lease, Order, Patch, Progress
 from coordinator.store import Bump, Change, Drop, Guard, Holds, Operation, Put, Rank, RankedUpTo, Unrank
 
 READY = b"ready"
@@ -31,27 +32,26 @@ def leased(lease_id: str) -> bytes:
     return f"leased:{lease_id}".encode()
 
 
-def enqueue(order: Order) -> Change:
-    """Makes a new order ready."""
-    new = (Holds("order_state", order.order_id, None),)
+def enqueue(order: Order, patch: Patch | None) -> Change:
+    """Makes a new order ready; `patch`: as it was when that was planned, None for a baseline."""
+    new = (Holds("order_state", order.order_id, None), *_unchanged(patch))
     listed = (Rank(f"underway:{order.patch_id}", order.order_id, 0.0), Bump("orders_made", order.patch_id, 1.0))
     return Change(new, (*_queue(order), *listed))
 
 
 def requeue(order: Order, old: Order) -> Change:
     """Gives a ready order new terms (priority, classes, who may run it)."""
-    return Change((Holds("order_state", order.order_id, READY),), (*_unqueue(old), *_queue(order)))
+    return Change(_ready(old), (*_unqueue(old), *_queue(order)))
 
 
 def withdraw(order: Order) -> Change:
     """Takes a ready order back."""
-    guard = Holds("order_state", order.order_id, READY)
-    return Change((guard,), (*_unqueue(order), *_finish(order, CANCELLED)))
+    return Change(_ready(order), (*_unqueue(order), *_finish(order, CANCELLED)))
 
 
 def grant(order: Order, lease: Lease, expires_at_ms: int) -> Change:
     """Leases a ready order, unless the identity is already running the same patch."""
-    guards: list[Guard] = [Holds("order_state", order.order_id, READY)]
+    guards: list[Guard] = [*_ready(order)]
     operations: list[Operation] = [
         *_unqueue(order),
         Put("order_state", order.order_id, leased(lease.lease_id)),
@@ -72,9 +72,11 @@ def renew(lease: Lease, progress: Progress, expires_at_ms: int) -> Change:
     return Change((guard,), beat)
 
 
-def release(lease: Lease, order: Order, *, wanted: bool, now_ms: int, only_expired: bool) -> Change:
-    """Ends a lease unfilled; its order is ready again if `wanted`, else cancelled."""
-    guards: list[Guard] = [Holds("order_state", order.order_id, leased(lease.lease_id))]
+def release(
+    lease: Lease, order: Order, patch: Patch | None, *, wanted: bool, now_ms: int, only_expired: bool
+) -> Change:
+    """Ends a lease unfilled; its order is ready again if `wanted`, else cancelled. `patch`: as it was looked at."""
+    guards: list[Guard] = [Holds("order_state", order.order_id, leased(lease.lease_id)), *_unchanged(patch)]
     if only_expired:
         guards.append(RankedUpTo("expiry", lease.lease_id, now_ms))
     state: Sequence[Operation] = _queue(order) if wanted else _finish(order, CANCELLED)
@@ -83,12 +85,14 @@ def release(lease: Lease, order: Order, *, wanted: bool, now_ms: int, only_expir
 
 
 def fill(lease: Lease, order: Order, result_sha256: str, *, late: bool) -> Change:
-    """Ends a lease with a result. A late one fills its order only while nobody else holds it."""
-    state = READY if late else leased(lease.lease_id)
-    guards = (Holds("filled", lease.lease_id, None), Holds("order_state", order.order_id, state))
+    """Ends a lease with a result. A late one fills its order only while nobody else holds it.
+
+    A late one's lease was closed when it ended; its identity may be running the patch again under another.
+    """
+    held = _ready(order) if late else (Holds("order_state", order.order_id, leased(lease.lease_id)),)
+    guards = (Holds("filled", lease.lease_id, None), *held)
     operations = (
-        *_close(lease),
-        *_unqueue(order),
+        *(_unqueue(order) if late else _close(lease)),
         *_finish(order, DONE),
         Put("filled", lease.lease_id, result_sha256.encode()),
         Drop("ended", lease.lease_id),
@@ -100,6 +104,14 @@ def fill(lease: Lease, order: Order, result_sha256: str, *, late: bool) -> Chang
 def forget(lease_id: str) -> Change:
     """Drops an ended lease that no result will come for any more."""
     return Change((), (Drop("ended", lease_id), Unrank("ended", lease_id)))
+
+
+def _ready(order: Order) -> tuple[Holds, Holds]:
+    return Holds("order_state", order.order_id, READY), Holds("orders", order.order_id, order.to_bytes())
+
+
+def _unchanged(patch: Patch | None) -> tuple[Holds, ...]:
+    return () if patch is None else (Holds("patches", patch.patch_id, patch.to_bytes()),)
 
 
 def _queue(order: Order) -> list[Operation]:

@@ -132,7 +132,7 @@ class Order(Record):
     base_sha256: str  # the source whose baselines the machine needs first
     classes: tuple[str, ...]  # hardware classes that may run it
     machine_id: str  # the only machine that may run it; empty for any
-    most_runs: int  # an identity with more finished runs of this patch must leave it to others
+    most_runs: int  # an identity that had more trials of this patch must leave it to others
     priority: float
 
 

@@ -8,6 +8,7 @@ runs a patch again before everyone else had a chance. A patch that crashed or fa
 offered once to another, because only two identities make it a fact.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -65,8 +66,13 @@ class Terms:
     best_sha256: str  # the current best, measured by machines that have nothing else to do
 
 
-def plan(patches: Sequence[PatchState], machines: Sequence[MachineState], terms: Terms) -> Plan:
-    """The changes that make the ready orders what they should be."""
+def plan(
+    patches: Sequence[PatchState], machines: Sequence[MachineState], terms: Terms, queued: Sequence[Order] = ()
+) -> Plan:
+    """The changes that make the ready orders what they should be.
+
+    `queued`: orders in the queues, of whatever patch; those of a patch that is not among `patches` are cancelled.
+    """
     healthy = [state for state in machines if not is_broken(state)]
     wished: dict[str, Order] = {}
     room = READY_PER_MACHINE * max(1, len(machines))
@@ -81,11 +87,11 @@ def plan(patches: Sequence[PatchState], machines: Sequence[MachineState], terms:
         order = _baseline(machine, candidates, terms)
         if order is not None:
             wished[order.order_id] = order
-    return _difference(wished, patches, machines)
+    return _difference(wished, patches, machines, queued)
 
 
 def may_run(order: Order, state: MachineState, runs: int, terms: Terms) -> bool:
-    """Whether the machine may fill the order; `runs`: trials of this patch that its identity has finished."""
+    """Whether the machine may fill the order; `runs`: trials of this patch that its identity has had."""
     machine = state.machine
     if order.machine_id:
         return order.machine_id == machine.machine_id
@@ -95,12 +101,9 @@ def may_run(order: Order, state: MachineState, runs: int, terms: Terms) -> bool:
 
 
 def runs_by_identity(trials: Iterable[Trial]) -> dict[str, int]:
-    """Finished trials of a patch per identity; disturbed ones are repeated and do not count."""
-    runs: dict[str, int] = {}
-    for trial in trials:
-        if not trial.disturbed:
-            runs[trial.identity_id] = runs.get(trial.identity_id, 0) + 1
-    return runs
+    """Trials of a patch that each identity has had. Disturbed ones too: with every trial disturbed, a busy machine
+    would stand before everyone else for ever."""
+    return Counter(trial.identity_id for trial in trials)
 
 
 def _in_turn(patches: Sequence[PatchState]) -> list[tuple[float, PatchState]]:
@@ -124,13 +127,14 @@ def _candidates(state: PatchState, machines: Sequence[MachineState], terms: Term
     able = [m.machine for m in machines if m.machine.identity_id != patch.author_id]
     runs = runs_by_identity(state.trials)
     doubted = state.verdict is not Verdict.OPEN
+    finished = [trial for trial in state.trials if not trial.disturbed]
     if doubted:  # one more identity's word settles it
-        able = [machine for machine in able if machine.identity_id not in runs]
+        heard = {trial.identity_id for trial in finished}
+        able = [machine for machine in able if machine.identity_id not in heard]
     if not able:
         return []
-    finished = sum(runs.values())
     wanted = 1 if doubted else wanted_in_flight(state.log_odds, terms.upper)
-    count = min(wanted, terms.max_trials - finished) - len(state.leased)
+    count = min(wanted, terms.max_trials - len(finished)) - len(state.leased)
     shape = Order(
         order_id="",
         patch_id=patch.patch_id,
@@ -157,7 +161,7 @@ def _baseline(state: MachineState, candidates: Sequence[Order], terms: Terms) ->
         return None
     under_way = [order for order in state.baseline_orders if order.source_sha256 == base]
     if under_way:
-        return under_way[0]
+        return replace(under_way[0], classes=(machine.hardware_class,))  # its hardware may have changed since
     return Order(
         order_id=f"baseline-{base[:16]}-{machine.machine_id[:16]}-{state.baselines_made}",
         patch_id="",
@@ -184,8 +188,15 @@ def is_broken(state: MachineState) -> bool:
     )
 
 
-def _difference(wished: Mapping[str, Order], patches: Sequence[PatchState], machines: Sequence[MachineState]) -> Plan:
-    ready = {order.order_id: order for state in patches for order in state.ready}
+def _difference(
+    wished: Mapping[str, Order],
+    patches: Sequence[PatchState],
+    machines: Sequence[MachineState],
+    queued: Sequence[Order],
+) -> Plan:
+    known = {state.patch.patch_id for state in patches}
+    ready = {order.order_id: order for order in queued if order.patch_id and order.patch_id not in known}
+    ready |= {order.order_id: order for state in patches for order in state.ready}
     ready |= {order.order_id: order for machine in machines for order in machine.baseline_orders}
     add = tuple(order for order_id, order in wished.items() if order_id not in ready)
     change = tuple((order, ready[key]) for key, order in wished.items() if key in ready and ready[key] != order)

@@ -121,6 +121,10 @@ class Records:
         """How many orders were ever made for a patch ("" for baselines)."""
         return int(await self.store.score("orders_made", patch_id) or 0)
 
+    async def orders_by_id(self, order_ids: Sequence[str]) -> list[Order]:
+        """By ids; unknown ones are left out."""
+        return await self._many(Order, "orders", order_ids)
+
     async def order(self, order_id: str) -> Order | None:
         """By id."""
         return await self._one(Order, "orders", order_id)

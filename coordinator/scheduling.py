@@ -1,8 +1,7 @@
 """Keeps the queues as the planner wants them and finds what a machine may run. Loads, asks `planning`, writes."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 
 from coordinator import leasing, planning
 from coordinator.deciding import counts
@@ -12,6 +11,8 @@ from coordinator.records import Records, Swarm
 from coordinator.verdict import Verdict
 
 ACTIVE_MS = 120_000  # a machine heard of within this time is planned for
+ACTIVE_MOST = 10_000  # machines planned for
+QUEUED_MOST = 10_000  # ready orders of a hardware class that a plan looks at
 QUEUE_LOOK = 256  # ready orders that a machine looks through for one that it may run
 RESUME_AFTER_MS = 600_000  # a parked patch rests this long before idle machines look at it again
 
@@ -34,29 +35,40 @@ class Scheduler:
     async def plan(self) -> None:
         """Makes the ready orders what they should be now."""
         terms = await self.terms()
-        patches = [await self._patch_state(patch) for patch in await self._worth_testing()]
-        machines = await self.machine_states([state.patch for state in patches], terms)
-        plan = planning.plan(patches, machines, terms)
+        active = await self._active()
+        queued = await self._queued({machine.hardware_class for machine in active})  # before the patches, which may end
+        patches = [await self._patch_state(*wanted) for wanted in await self._worth_testing()]
+        machines = await self.machine_states(active, [state.patch for state in patches], terms)
+        plan = planning.plan(patches, machines, terms, queued)
         for order in plan.cancel:
             await self._store.apply(leasing.withdraw(order))
         for order, old in plan.change:
             await self._store.apply(leasing.requeue(order, old))
+        planned_for = {state.patch.patch_id: state.patch for state in patches}
         for order in plan.add:
-            await self._store.apply(leasing.enqueue(order))
+            await self._store.apply(leasing.enqueue(order, planned_for.get(order.patch_id)))
 
-    async def _worth_testing(self) -> list[Patch]:
-        """Open patches; when there is none, the best of those that have rested."""
-        patches = await self._records.open_patches()
-        if any(patch.verdict == "open" for patch in patches):
+    async def _active(self) -> list[Machine]:
+        seen = await self._store.ranked_between("seen", self._now_ms() - ACTIVE_MS, leasing.FOREVER, ACTIVE_MOST)
+        return await self._records.machines([machine_id for machine_id, _ in seen])
+
+    async def _queued(self, classes: Collection[str]) -> list[Order]:
+        queues = [await self._store.ranked(f"ready:{name}", QUEUED_MOST) for name in sorted(classes)]
+        return await self._records.orders_by_id(sorted({order_id for queue in queues for order_id, _ in queue}))
+
+    async def _worth_testing(self) -> list[tuple[Patch, Verdict]]:
+        """Open patches; when there is none, the best of those that have rested, which is tested as an open one."""
+        patches = [(patch, Verdict(patch.verdict)) for patch in await self._records.open_patches()]
+        if any(verdict is Verdict.OPEN for _, verdict in patches):
             return patches
         resting = [member for member, _ in await self._store.ranked("parked", 8, highest_first=True)]
         parked = await self._records.patches(resting)
         rested = self._now_ms() - RESUME_AFTER_MS
-        resumed = [replace(patch, verdict="open") for patch in parked if patch.decided_at_ms <= rested]
-        return [*patches, *resumed[:1]]
+        return [*patches, *[(patch, Verdict.OPEN) for patch in parked if patch.decided_at_ms <= rested][:1]]
 
-    async def _patch_state(self, patch: Patch) -> PatchState:
-        orders = await self._records.orders(patch.patch_id)  # first: a trial that just ended is not ordered anew
+    async def _patch_state(self, patch: Patch, verdict: Verdict) -> PatchState:
+        made = await self._records.orders_made(patch.patch_id)  # first: two planners then make orders of the same id
+        orders = await self._records.orders(patch.patch_id)  # before trials: one that just ended is not ordered anew
         trials = await self._records.candidate_trials(patch.patch_id)
         lease_ids = [state.removeprefix("leased:") for _, state in orders if state != "ready"]
         leases = await self._records.live_leases(lease_ids)
@@ -65,22 +77,28 @@ class Scheduler:
             trials=trials,
             ready=[order for order, state in orders if state == "ready"],
             leased=[(lease.identity_id, lease.machine_id) for lease in leases],
-            orders_made=await self._records.orders_made(patch.patch_id),
+            orders_made=made,
             log_odds=float((patch.decision or {}).get("log_odds", 0.0)),
-            verdict=Verdict(patch.verdict),
+            verdict=verdict,
         )
 
-    async def machine_states(self, patches: Sequence[Patch], terms: Terms, only: str = "") -> list[MachineState]:
-        """Active machines (or the one named) with what they have measured on the bases that matter."""
-        since = self._now_ms() - ACTIVE_MS
-        seen = await self._store.ranked_between("seen", since, leasing.FOREVER, 10_000)
-        machines = await self._records.machines([only] if only else [machine_id for machine_id, _ in seen])
-        orders = [order for order, _ in await self._records.orders("")]  # before the trials, as in _patch_state
+    async def machine_states(
+        self, machines: Sequence[Machine], patches: Sequence[Patch], terms: Terms
+    ) -> list[MachineState]:
+        """Machines with what they have measured on the bases that matter."""
+        made = await self._records.orders_made("")  # in this order for the reasons given in _patch_state
+        orders = [order for order, _ in await self._records.orders("")]
         bases = {terms.best_sha256, *(patch.base_sha256 for patch in patches)}
         trials = [trial for base in sorted(bases) for trial in await self._records.baseline_trials(base)]
         runs = [(p.base_sha256, t) for p in patches for t in await self._records.candidate_trials(p.patch_id)]
-        made = await self._records.orders_made("")
-        return [_machine_state(machine, trials, runs, orders, made) for machine in machines]
+        return [
+            _machine_state(machine, trials, runs, orders, made=made, enrolled_at_ms=await self._enrolled_at(machine))
+            for machine in machines
+        ]
+
+    async def _enrolled_at(self, machine: Machine) -> float:
+        """When the machine joined last: whoever mended it joins again."""
+        return await self._store.score("enrolled", machine.machine_id) or machine.enrolled_at_ms
 
     async def orders_for(self, machine: Machine) -> list[Order]:
         """Ready orders that this machine may run, best first."""
@@ -90,7 +108,7 @@ class Scheduler:
         patches = await self._records.patches(sorted({order.patch_id for order in orders if order.patch_id}))
         if not orders:
             return []
-        (state,) = await self.machine_states(patches, terms, only=machine.machine_id)
+        (state,) = await self.machine_states([machine], patches, terms)
         trials = {patch.patch_id: await self._records.candidate_trials(patch.patch_id) for patch in patches}
         runs = {patch_id: planning.runs_by_identity(done) for patch_id, done in trials.items()}
         return [
@@ -101,12 +119,14 @@ class Scheduler:
 
     async def withdraw_orders(self, patch_id: str) -> None:
         """Takes a decided patch's ready orders out of the queues."""
-        for order, _ in await self._records.orders(patch_id):
-            await self._store.apply(leasing.withdraw(order))
+        while True:
+            ready = [order for order, state in await self._records.orders(patch_id) if state == "ready"]
+            if not [order for order in ready if await self._store.apply(leasing.withdraw(order)) is not None]:
+                return  # otherwise a planner changed its terms or a machine took it meanwhile: look again
 
     async def is_broken(self, machine: Machine) -> bool:
         """Whether the machine fails on the bests that others run."""
-        states = await self.machine_states([], await self.terms(), only=machine.machine_id)
+        states = await self.machine_states([machine], [], await self.terms())
         return any(planning.is_broken(state) for state in states)
 
 
@@ -115,11 +135,14 @@ def _machine_state(
     baselines: Sequence[Trial],
     runs: Sequence[tuple[str, Trial]],
     orders: Sequence[Order],
+    *,
     made: int,
+    enrolled_at_ms: float,
 ) -> MachineState:
-    own = [trial for trial in baselines if trial.machine_id == machine.machine_id]
-    mine = [(base, trial) for base, trial in runs if trial.machine_id == machine.machine_id]
-    recent = [trial for trial in own if trial.accepted_at_ms >= machine.enrolled_at_ms]
+    now = (machine.machine_id, machine.hardware_class)  # what it measured with other hardware compares with nothing
+    own = [trial for trial in baselines if (trial.machine_id, trial.hardware_class) == now]
+    mine = [(base, trial) for base, trial in runs if (trial.machine_id, trial.hardware_class) == now]
+    recent = [trial for trial in own if trial.accepted_at_ms >= enrolled_at_ms]
     return MachineState(
         machine=machine,
         baselines=Counter(trial.source_sha256 for trial in own if counts(trial)),

@@ -15,7 +15,7 @@ Tables (id -> JSON unless said otherwise)
     leases       lease id -> Lease (live)           progress    lease id -> Progress (live)
     ended        lease id -> Lease (expired or given back; a late result may still fill its order)
     running      "<patch id>/<identity id>" -> lease id, so that one identity runs a patch once at a time
-    filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> lease id
+    filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> its patch or ""
 Lists
     ledger       ledger lines                       lineage     Best, one per generation
     trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
@@ -24,6 +24,7 @@ Rankings (member -> score)
     expiry       lease id -> expires at             seen        machine id -> last heard of
     ended        lease id -> ended at               parked      patch id -> log odds, undecided but resting
     ready:<hardware class>  order id -> priority    bases       source sha256 -> generation
+    enrolled     machine id -> last enrolled at; failures before do not tell against the machine
     underway:<patch id>     order id -> 0, ready or leased ones ("" for baselines)
     orders_made  patch id -> orders ever made for it, so that every order has its own id
     trials, train_ms  identity id -> leaderboard    promotions, gain  identity id -> leaderboard

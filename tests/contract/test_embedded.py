@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -80,6 +81,14 @@ def server_gone(data_dir: Path) -> bool:
     return lock is not None
 
 
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of our own, near the root as they are: a socket's name is short."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as name:
+        monkeypatch.setattr("tempfile.tempdir", name)
+        yield Path(name)
+
+
 class TestLife:
     def test_values_survive_a_restart(self, data_dir: Path, make_store: MakeStore) -> None:
         first = make_store(data_dir)
@@ -110,11 +119,8 @@ class TestLife:
         assert stored_value(url, "best") == b"1"
 
     def test_a_long_path_leaves_nothing_in_the_temporary_folder(
-        self, tmp_path: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, temporary: Path, make_store: MakeStore
     ) -> None:
-        temporary = tmp_path / "t"
-        temporary.mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(temporary))
         store = make_store(tmp_path / ("x" * 120))
         store.start(30)
         assert list(temporary.iterdir())
@@ -122,11 +128,8 @@ class TestLife:
         assert not list(temporary.iterdir())
 
     def test_a_cleaner_of_temporary_folders_does_no_harm(
-        self, tmp_path: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, until: Until
+        self, tmp_path: Path, temporary: Path, make_store: MakeStore, until: Until
     ) -> None:
-        temporary = tmp_path / "t"
-        temporary.mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(temporary))
         store = make_store(tmp_path / ("x" * 120))
         store.start(30)
         shutil.rmtree(next(temporary.iterdir()))

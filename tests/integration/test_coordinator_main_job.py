@@ -225,3 +225,32 @@ async def test_the_lineage_can_be_fetched_and_cloned(swarm: Swarm, tmp_path_fact
     clone(folder)
     assert (folder / "checkout" / "train.py").read_text() == SOURCE
     assert {path.name for path in (folder / "checkout").iterdir()} >= {"prepare.py", "program.md", "challenge.json"}
+
+
+async def test_a_lease_that_a_machine_does_not_know_of_goes_to_somebody_else(swarm: Swarm) -> None:
+    patch = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
+    first, second, _ = await three(swarm)
+    await first.work(scores(patch, 0.98))
+    lost = await first.order()
+    await first.close()
+    first.held = []  # the grant never arrived
+    assert list((await first.open()).live_lease_ids) == []
+    again = await first.order()
+    assert again.lease_id != lost.lease_id
+    assert again.source_sha256 == patch.candidate_sha256
+    assert (await second.order()).lease_id not in (lost.lease_id, again.lease_id)
+
+
+async def test_a_machine_that_fails_on_the_best_rests_until_it_joins_again(swarm: Swarm) -> None:
+    await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
+    peer = (await three(swarm))[0]
+    await peer.work(lambda order: "crashed")
+    await peer.work(lambda order: "crashed")
+
+    async def rests() -> bool:
+        answer = await peer.ask()
+        return isinstance(answer, volunteer_pb2.NoOrder) and "fails on the current best" in answer.reason
+
+    await swarm.until(rests)
+    await peer.enroll()
+    await peer.work(lambda order: 1.0)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 from autoresearch import limits
-from autoresearch.digest import sha256_hex
+from autoresearch.digest import is_sha256, sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.trial_pb2 import Outcome, Result
 from coordinator.model import Lease, Order, Patch, Progress
@@ -158,23 +158,30 @@ def malformed(result: Result, order_fields: tuple[str, str, str, int], challenge
 
     `order_fields`: source sha256, challenge sha256, trial-code sha256 and seed, as ordered.
     """
-    done = result.outcome == Outcome.OUTCOME_COMPLETED
     if result.protocol != limits.PROTOCOL:
         return f"protocol {result.protocol}; this swarm speaks {limits.PROTOCOL}: upgrade"
     if (result.source_sha256, result.challenge_sha256, result.trial_code_sha256, result.seed) != order_fields:
         return "source, challenge, trial code or seed differ from the order's"
     if result.outcome not in Outcome.values() or result.outcome == Outcome.OUTCOME_UNSPECIFIED:
         return f"unknown outcome {result.outcome}: upgrade"
-    if done != result.HasField("val_bpb"):
+    if (result.outcome == Outcome.OUTCOME_COMPLETED) != result.HasField("val_bpb"):
         return "val_bpb must be present exactly when the trial completed"
-    if done and not (math.isfinite(result.val_bpb) and 0.0 < result.val_bpb <= limits.VAL_BPB_MAX):
+    if result.HasField("val_bpb") and not 0.0 < result.val_bpb <= limits.VAL_BPB_MAX:  # false for NaN too
         return f"val_bpb must be a number between 0 and {limits.VAL_BPB_MAX:g}, not {result.val_bpb}"
     if result.train_ms > challenge.budget_ms + challenge.grace_ms:
         return f"{result.train_ms} ms of training is more than the budget of {challenge.budget_ms} ms allows"
+    return _oversized(result)
+
+
+def _oversized(result: Result) -> str:
     if len(result.loss_curve) > limits.LOSS_POINTS or len(result.log_tail) > limits.LOG_TAIL_CHARACTERS:
         return "loss curve or log tail is over its limit"
     if max(len(result.reason), len(result.disturbed)) > limits.REASON_CHARACTERS:
         return "reason is over its limit"
+    if result.ByteSize() > limits.RESULT_BYTES:  # what no field above bounds; the ledger keeps every byte
+        return f"a result has at most {limits.RESULT_BYTES} bytes"
+    if result.weights_sha256 and not is_sha256(result.weights_sha256):
+        return "the weights are named by 64 lower-case hex digits"
     numbers = [result.cpu_share, *(number for point in result.loss_curve for number in (point.share, point.loss))]
     if not all(math.isfinite(number) for number in numbers):
         return "loss curve or cpu share holds a number that is not finite"

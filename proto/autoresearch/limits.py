@@ -32,6 +32,7 @@ VERSION_CHARACTERS: Final = 80
 REASON_CHARACTERS: Final = 500  # one line for a person
 
 # --- results ---
+RESULT_BYTES: Final = 64 * 1024  # one signed result: a log tail of the widest characters, a curve, names
 LOG_TAIL_CHARACTERS: Final = 8000  # enough for a traceback
 LOSS_POINTS: Final = 64  # a curve in a terminal
 VAL_BPB_MAX: Final = 64.0  # a uniform guess over 2^64 tokens of one byte; anything above is an error

@@ -22,7 +22,7 @@ demo: $(RUN) ## The whole swarm on this machine: four patches, three volunteers,
 	@$(BIN)/autoresearch-coordinator demo $(ARGS)
 
 test: $(DEV) ## All tests but the long form
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not full" $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not full" $(ARGS)
 
 test-full: $(DEV) ## All tests, the long form too
 	@$(BIN)/python -m pytest -q $(ARGS)

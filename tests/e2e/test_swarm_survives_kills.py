@@ -3,6 +3,7 @@
 The commands are those of the documentation. Two-second trials on one thread, so that it takes about a minute.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -90,9 +91,10 @@ class Swarm:
         """The coordinator starts its store again by itself."""
         found = subprocess.run(["pgrep", "-f", "(valkey|redis)-server"], capture_output=True, text=True, check=False)
         for word in found.stdout.split():
-            if (self.folder / "swarm" / "store").samefile(Path(f"/proc/{word}/cwd")):
-                os.kill(int(word), signal.SIGKILL)
-                return
+            with contextlib.suppress(FileNotFoundError):  # somebody else's, which has ended since
+                if (self.folder / "swarm" / "store").samefile(Path(f"/proc/{word}/cwd")):
+                    os.kill(int(word), signal.SIGKILL)
+                    return
         raise AssertionError("no store server of this swarm is running")
 
     def end(self) -> None:

@@ -160,44 +160,54 @@ def orthogonalise(matrices, steps=5):
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Momentum, orthogonalised: every direction of a matrix learns at the same speed. Equal shapes go together."""
 
     def __init__(self, params, lr, momentum):
         by_shape = {}
         for p in params:
             by_shape.setdefault(p.shape, []).append(p)
-        super().__init__([dict(params=group) for group in by_shape.values()], dict(lr=lr, momentum=momentum))
+        self.groups = [
+            dict(params=group, height=lr, lr=lr, momentum=momentum, velocity=torch.zeros_like(torch.stack(group)))
+            for group in by_shape.values()]
 
     @torch.no_grad()
     def step(self):
-        for group in self.param_groups:
+        for group in self.groups:
             grads = torch.stack([p.grad for p in group["params"]])
-            state = self.state[group["params"][0]]
-            if not state:
-                state["velocity"] = torch.zeros_like(grads)
-            velocity = state["velocity"].lerp_(grads, 1 - group["momentum"])
+            velocity = group["velocity"].lerp_(grads, 1 - group["momentum"])
             update = orthogonalise(grads.lerp(velocity, group["momentum"]))
             scale = max(1, grads.size(-2) / grads.size(-1)) ** 0.5
             for p, u in zip(group["params"], update):
                 p.add_(u, alpha=-group["lr"] * scale)
 
+class AdamW:
+    """Written out, because torch.optim takes longer to import than a whole exam on a CPU."""
+
+    def __init__(self, groups, betas, weight_decay):
+        self.betas, self.weight_decay, self.steps = betas, weight_decay, 0
+        self.groups = [dict(params=list(params), height=lr, lr=lr) for params, lr in groups]
+        for group in self.groups:
+            group["means"] = [torch.zeros_like(p) for p in group["params"]]
+            group["squares"] = [torch.zeros_like(p) for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self):
+        self.steps += 1
+        rise = [1 - beta**self.steps for beta in self.betas]  # how much of their final size the averages have by now
+        for group in self.groups:
+            for p, mean, square in zip(group["params"], group["means"], group["squares"]):
+                mean.lerp_(p.grad, 1 - self.betas[0])
+                square.lerp_(p.grad.square(), 1 - self.betas[1])
+                p.mul_(1 - group["lr"] * self.weight_decay)
+                p.addcdiv_(mean, (square / rise[1]).sqrt_().add_(1e-10), value=-group["lr"] / rise[0])
+
 def build_optimisers(model):
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     scalars = [p for p in model.blocks.parameters() if p.ndim < 2]
     embeddings = [*model.embedding.parameters(), *model.value_embeddings.parameters()]
-    adam = torch.optim.AdamW(
-        [
-            dict(params=embeddings, lr=EMBEDDING_LR),
-            dict(params=model.head.parameters(), lr=HEAD_LR),
-            dict(params=scalars, lr=SCALAR_LR),
-        ],
-        betas=ADAM_BETAS, eps=1e-10, weight_decay=WEIGHT_DECAY, fused=True)
-    optimisers = [adam, Muon(matrices, lr=MATRIX_LR, momentum=MOMENTUM)]
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["height"] = group["lr"]
-    return optimisers
+    tables = [(embeddings, EMBEDDING_LR), (model.head.parameters(), HEAD_LR), (scalars, SCALAR_LR)]
+    return [AdamW(tables, ADAM_BETAS, WEIGHT_DECAY), Muon(matrices, lr=MATRIX_LR, momentum=MOMENTUM)]
 
 def learning_rate(share):
     """What part of its height a learning rate has when `share` of the budget is spent."""
@@ -236,7 +246,7 @@ def main(session):
         if passes % accumulate:
             continue
         for optimiser in optimisers:
-            for group in optimiser.param_groups:
+            for group in optimiser.groups:
                 group["lr"] = group["height"] * learning_rate(batch.share)
             optimiser.step()
         model.zero_grad(set_to_none=True)

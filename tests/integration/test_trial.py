@@ -50,10 +50,10 @@ def test_an_honest_trial_completes_with_a_true_score(bench):
 
 
 def test_the_seed_source_trains_usefully_in_seconds(bench):
-    result = bench.run(SEED_SOURCE.read_bytes(), budget_s=5.0, fresh_rows=64, fresh_seed=3)
+    result = bench.run(SEED_SOURCE.read_bytes(), budget_s=3.0, fresh_rows=64, fresh_seed=3)
     assert result.outcome is Outcome.COMPLETED, result.log_tail
-    assert result.val_bpb < 2.85
-    assert result.fresh_bpb == pytest.approx(result.val_bpb, abs=0.35)
+    assert result.val_bpb < 3.0
+    assert result.fresh_bpb == pytest.approx(result.val_bpb, abs=0.4)
     assert result.fresh_bpb != result.val_bpb
 
 
@@ -82,13 +82,16 @@ def test_what_can_be_no_source_never_runs(bench, source, reason):
     ("source", "reason"),
     [
         ("def main(session:", "SyntaxError"),
-        ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+        pytest.param(
+            *("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+            marks=pytest.mark.full,
+        ),
         ("def main(session): pass", "no function build_model"),
-        ("def build_model(config): pass", "no function main"),
+        pytest.param(*("def build_model(config): pass", "no function main"), marks=pytest.mark.full),
         ("def build_model(config): pass\ndef main(session): pass", "must return the trained model"),
-        ("raise SystemExit(0)", "SystemExit"),
+        pytest.param(*("raise SystemExit(0)", "SystemExit"), marks=pytest.mark.full),
         ("import os; os._exit(0)", "ended without handing over"),
-        ("import os; os.kill(os.getpid(), 11)", "ended without handing over"),
+        pytest.param(*("import os; os.kill(os.getpid(), 11)", "ended without handing over"), marks=pytest.mark.full),
         (
             changed(BIGRAM, ("loss.backward()", "raise ValueError('at \\x1b[31mstep\\n one')")),
             "ValueError: at step one",
@@ -126,6 +129,7 @@ def test_a_model_that_cannot_be_rebuilt_crashes_in_the_exam(bench):
     assert "in the exam: the weights do not fit build_model" in result.reason
 
 
+@pytest.mark.full
 def test_diverged_weights_are_a_crash_not_a_score(bench):
     result = bench.run(
         changed(BIGRAM, ("    return model\n", "    model.table.data.fill_(float('nan'))\n    return model\n"))
@@ -142,10 +146,10 @@ def test_memory_beyond_the_limit_is_out_of_memory(bench):
 
 def test_a_start_that_never_ends_times_out(bench):
     result = bench.run(
-        changed(BIGRAM, ("    model = build", "    while True: pass\n    model = build")), limits={"startup_s": 6}
+        changed(BIGRAM, ("    model = build", "    while True: pass\n    model = build")), limits={"startup_s": 3}
     )
     assert result.outcome is Outcome.TIMED_OUT
-    assert "first batch within 6 s" in result.reason
+    assert "first batch within 3 s" in result.reason
 
 
 def test_weights_that_never_come_time_out(bench):
@@ -161,7 +165,6 @@ def test_training_on_after_the_budget_times_out(bench):
     while time.process_time() < until:
         loss = functional.cross_entropy(model(batch.inputs).flatten(0, 1), batch.targets.flatten())
         loss.backward()
-        optimiser.step()
     return model
 """
     result = bench.run(changed(BIGRAM, ("    return model\n", late)))
@@ -169,33 +172,41 @@ def test_training_on_after_the_budget_times_out(bench):
     assert "after its budget was spent" in result.reason
 
 
-def test_training_before_the_clock_is_charged_to_the_budget(bench):
-    """Else a candidate could spend the start-up on whatever text it finds on the machine."""
-    early = "    import time\n    until = time.process_time() + 2.5\n    while time.process_time() < until: pass\n"
-    result = bench.run(changed(BIGRAM, ("    model = build", early + "    model = build")), budget_s=2.0)
+EARLY = """
+    import time
+    until = time.process_time() + {seconds}
+    while time.process_time() < until:
+        pass
+    model = build"""
+
+
+def test_a_budget_spent_before_the_clock_is_spent(bench):
+    """Else a candidate could use the start-up to train on whatever text it finds on the machine."""
+    result = bench.run(changed(BIGRAM, ("\n    model = build", EARLY.format(seconds=4))))
+    assert (result.outcome, result.reason) == (Outcome.CRASHED, "spent its whole budget before its first batch")
+
+
+@pytest.mark.full
+def test_a_long_warm_up_is_charged_to_the_budget(bench):
+    result = bench.run(changed(BIGRAM, ("\n    model = build", EARLY.format(seconds=2.5))), budget_s=2.0)
     assert result.outcome is Outcome.COMPLETED, result
     assert result.loss_curve[0][0] > 0.4  # half of the budget was gone before the first batch
-    all_of_it = changed(BIGRAM, ("    model = build", early.replace("2.5", "6") + "    model = build"))
-    result = bench.run(all_of_it, budget_s=2.0)
-    assert result.outcome is Outcome.CRASHED
-    assert result.reason == "spent its whole budget before its first batch"
 
 
-def test_chattering_does_not_hide_the_clock(bench):
-    """A child that never falls silent is ended on time all the same, and hears a stop."""
-    chatter = """
+CHATTER = """
     from trainer.wire import Frame, write_frame, read_frame
     while True:
         write_frame(session._write_fd, Frame({"kind": "want", "rows": 1}))
         read_frame(session._read_fd, 1 << 20)
 """
-    chatty = changed(BIGRAM, ("    return model\n", chatter))
-    result = bench.run(chatty, limits={"grace_s": 1})
-    assert result.outcome is Outcome.TIMED_OUT
-    flood = changed(
-        BIGRAM, ("    return model\n", chatter.replace("        read_frame(session._read_fd, 1 << 20)\n", ""))
-    )
-    assert bench.run(flood, limits={"grace_s": 1}).outcome in {Outcome.TIMED_OUT, Outcome.CRASHED}
+FLOOD = CHATTER.replace("        read_frame(session._read_fd, 1 << 20)\n", "")
+
+
+@pytest.mark.parametrize("chatter", [CHATTER, pytest.param(FLOOD, marks=pytest.mark.full)], ids=["chatter", "flood"])
+def test_talking_does_not_hide_the_clock(bench, chatter):
+    """A child that never falls silent is ended on time all the same."""
+    result = bench.run(changed(BIGRAM, ("    return model\n", chatter)), limits={"grace_s": 1})
+    assert result.outcome in {Outcome.TIMED_OUT, Outcome.CRASHED}
 
 
 def test_sleeping_spends_no_budget_but_not_for_ever(bench):
@@ -207,6 +218,7 @@ def test_sleeping_spends_no_budget_but_not_for_ever(bench):
     assert "over its budget of 1 s" in result.reason
 
 
+@pytest.mark.full
 def test_more_threads_gain_no_time(bench):
     """The budget is processor time: two busy threads spend it twice as fast."""
     busy = changed(
@@ -241,13 +253,6 @@ def test_late_for_want_of_a_processor_is_a_disturbance(bench):
     assert "other programs used the processor" in result.disturbed
 
 
-def test_late_by_its_own_fault_is_not(bench):
-    sleepy = changed(BIGRAM, ("    model = build", "    import time; time.sleep(60)\n    model = build"))
-    result = bench.run(sleepy, limits={"startup_s": 6})
-    assert result.outcome is Outcome.TIMED_OUT
-    assert "first batch within 6 s" in result.reason
-
-
 @pytest.mark.parametrize("stage", ["starting", "training", "exam"])
 def test_a_stop_ends_everything_at_once(bench, stage):
     asked_at: list[float] = []
@@ -263,6 +268,7 @@ def test_a_stop_ends_everything_at_once(bench, stage):
     assert processes_mentioning(str(bench.spec.work_dir)) == []
 
 
+@pytest.mark.full
 def test_two_trials_at_once_in_threads_keep_apart(bench, tiny, tmp_path):
     (tmp_path / "other").mkdir()
     other = Bench(tiny, tmp_path / "other")
@@ -279,20 +285,16 @@ def test_two_trials_at_once_in_threads_keep_apart(bench, tiny, tmp_path):
     assert {result.outcome for result in results.values()} == {Outcome.COMPLETED}
 
 
-def test_a_log_is_bounded_and_harmless(bench):
+def test_a_log_is_bounded_and_harmless_and_a_printed_score_only_print(bench):
     loud = changed(
-        BIGRAM, ("loss.backward()", "print('\\x1b[2J' + 'x' * 100_000)"), ("session.report(loss.item())", "pass")
+        BIGRAM,
+        ("    session.report(loss.item())", "    print('\\x1b[2J' + 'x' * 100_000)"),
+        ("    return model\n", "    print('---\\nval_bpb:          0.000001')\n    return model\n"),
     )
     result = bench.run(loud, limits={"log_tail_bytes": 1000})
     assert result.outcome is Outcome.COMPLETED
     assert len(result.log_tail) <= 1000
     assert "\x1b" not in result.log_tail
-
-
-def test_a_printed_score_is_only_print(bench):
-    result = bench.run(
-        changed(BIGRAM, ("    return model\n", "    print('---\\nval_bpb:          0.000001')\n    return model\n"))
-    )
     assert "val_bpb:          0.000001" in result.log_tail
     assert result.val_bpb > 2
 

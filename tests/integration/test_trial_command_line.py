@@ -62,17 +62,18 @@ def test_weights_can_be_kept_and_examined_again_to_the_same_score(source, tiny, 
     assert json.loads(again.stdout)["runs"][0]["val_bpb"] == first["val_bpb"]
 
 
-def test_repeated_runs_are_compared_in_pairs(source, tiny, temporary, tmp_path):
+@pytest.mark.parametrize("repeat", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_runs_are_compared_in_pairs(repeat, source, tiny, temporary, tmp_path):
     other = tmp_path / "other.py"
-    other.write_bytes(changed(BIGRAM, ("lr=300.0", "lr=1.0")))
-    options = ("--budget", 1, "--data-dir", tiny, "--repeat", 2, "--compare", other, "--json")
+    other.write_bytes(changed(BIGRAM, ("lr = 300.0", "lr = 1.0")))
+    options = ("--budget", 1, "--data-dir", tiny, "--repeat", repeat, "--compare", other, "--json")
     done = trainer("run", source, *options, temporary=temporary)
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
-    assert [run["source"] for run in content["runs"]] == [str(source), str(other)] * 2
+    assert [run["source"] for run in content["runs"]] == [str(source), str(other)] * repeat
     assert content["gain"]["mean"] > 0.1
-    assert content["gain"]["pairs"] == 2
-    assert content["spread"][str(source)]["standard_deviation"] < 0.1
+    assert content["gain"]["pairs"] == repeat
+    assert len(content["spread"]) == (2 if repeat > 1 else 0)
 
 
 def test_a_crash_shows_the_log_and_fails(source, tiny, temporary):
@@ -138,7 +139,12 @@ def test_an_interrupt_ends_the_trial_and_leaves_nothing(source, tiny, temporary)
 
 @pytest.mark.parametrize(
     ("name", "status", "said"),
-    [("crash", 1, "CRASHED: KeyError"), ("peek", 1, "DISQUALIFIED"), ("no-effect", 0, ""), ("improvement", 0, "")],
+    [
+        ("crash", 1, "CRASHED: KeyError"),
+        ("peek", 1, "DISQUALIFIED"),
+        pytest.param("no-effect", 0, "", marks=pytest.mark.full),
+        pytest.param("improvement", 0, "", marks=pytest.mark.full),
+    ],
 )
 def test_the_sample_patches_do_what_they_say(tiny, temporary, tmp_path, name, status, said):
     shutil.copy(SEED_SOURCE, tmp_path / "train.py")

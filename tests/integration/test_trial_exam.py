@@ -44,7 +44,7 @@ NEGATIVE = NOT_A_DISTRIBUTION.replace("real(*a, **k) * 0.9", "real(*a, **k) - 20
 
 @pytest.mark.parametrize(
     "forward",
-    [LOOK_AHEAD, REMEMBER_ROWS, NOT_A_DISTRIBUTION, NEGATIVE],
+    [LOOK_AHEAD, REMEMBER_ROWS, NOT_A_DISTRIBUTION, pytest.param(NEGATIVE, marks=pytest.mark.full)],
     ids=["looks-ahead", "remembers-rows", "understates", "negative"],
 )
 def test_a_cheat_in_the_exam_is_disqualified(bench, forward):
@@ -56,9 +56,9 @@ def test_a_cheat_in_the_exam_is_disqualified(bench, forward):
 @pytest.mark.parametrize(
     "written",
     [
-        "os.symlink('/etc/passwd', path)",
+        pytest.param("os.symlink('/etc/passwd', path)", marks=pytest.mark.full),
         "open(path, 'wb').write(b'\\x80\\x04N.')",
-        "open(path, 'wb').truncate(900 << 20)",
+        pytest.param("open(path, 'wb').truncate(900 << 20)", marks=pytest.mark.full),
     ],
     ids=["link", "pickle", "sparse"],
 )
@@ -125,6 +125,7 @@ HALF = """
 """
 
 
+@pytest.mark.full
 def test_an_honest_model_in_half_precision_passes(bench):
     mix = "        self.register_buffer('mix', torch.randn(vocab, vocab) / vocab**0.5)\n"
     source = changed(BIGRAM, (FORWARD, HALF), ("        self.table =", f"{mix}        self.table ="))

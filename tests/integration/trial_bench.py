@@ -31,12 +31,13 @@ def build_model(config):
 
 def main(session):
     model = build_model(session.config)
-    optimiser = torch.optim.SGD(model.parameters(), lr=300.0)
+    lr = 300.0
     for batch in session.batches(rows=32):
         loss = functional.cross_entropy(model(batch.inputs).flatten(0, 1), batch.targets.flatten())
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        with torch.no_grad():
+            model.table -= lr * model.table.grad
+        model.table.grad = None
         session.report(loss.item())
     return model
 """

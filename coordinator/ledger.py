@@ -18,6 +18,9 @@ FIRST = "0" * 64
 KINDS = ("genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal")
 
 
+_TYPES = {"seq": int, "prev": str, "at_ms": int, "kind": str, "body": dict}
+
+
 class LedgerError(Exception):
     """A ledger that does not hold together. `seq` is the first entry that is wrong."""
 
@@ -63,19 +66,29 @@ def append(head: Head, kind: str, body: Mapping[str, Any], at_ms: int) -> tuple[
 
 
 def parse(line: bytes) -> Entry:
-    """An entry from its line.
+    """An entry from its line, which must be written exactly as `append` writes it: no two readings of one hash.
 
     Raises:
-        ValueError: too large, not JSON, or not an entry.
+        ValueError: too large, not JSON, not an entry, or written otherwise.
     """
     if len(line) > limits.LEDGER_LINE_BYTES:
         raise ValueError(f"a line of {len(line)} bytes; at most {limits.LEDGER_LINE_BYTES} allowed")
-    value = json.loads(line)
-    if not isinstance(value, dict) or set(value) != {"seq", "prev", "at_ms", "kind", "body"}:
-        raise ValueError("not a ledger entry")
-    if value["kind"] not in KINDS or not isinstance(value["body"], dict):
+    try:
+        value = json.loads(line)
+        if not _is_entry(value):
+            raise ValueError("not a ledger entry")
+        if encode(value) != line:
+            raise ValueError("not written as ledger entries are: compact, ASCII, keys sorted and each once")
+    except RecursionError as error:
+        raise ValueError("not a ledger entry: nested too deeply") from error
+    if value["kind"] not in KINDS:
         raise ValueError(f"unknown ledger kind {value['kind']!r}")
     return Entry(**value)
+
+
+def _is_entry(value: object) -> bool:
+    """Whether names and types are those of an entry; bool is no number here."""
+    return isinstance(value, dict) and {name: type(item) for name, item in value.items()} == _TYPES
 
 
 def verify(lines: Iterable[bytes], head: Head = EMPTY) -> Head:
@@ -92,6 +105,9 @@ def verify(lines: Iterable[bytes], head: Head = EMPTY) -> Head:
         if entry.seq != head.length:
             raise LedgerError(head.length, f"carries the sequence number {entry.seq}")
         if entry.prev != head.last_sha256:
-            raise LedgerError(head.length, "does not continue the entry before it")
+            before = (
+                f"entry {head.length - 1}: one of the two was changed" if head.length else "64 zeros as the first does"
+            )
+            raise LedgerError(head.length, f"does not continue {before}")
         head = Head(head.length + 1, sha256_hex(line))
     return head

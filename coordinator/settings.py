@@ -10,7 +10,7 @@ from pathlib import Path
 from coordinator.errors import OperatorError
 from coordinator.rule import PRESETS, Rule, RuleError
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LEDGER = "autoresearch.jsonl"  # files of the data folder
 LINEAGE = "lineage.git"

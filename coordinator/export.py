@@ -2,11 +2,13 @@
 
 One task writes everything that is new and syncs once; whoever waits for an entry is then released together. After a
 crash the file ends anywhere: a half-written last line is cut off and the copying goes on from there. A file that
-knows more than the store means that the store lost acknowledged entries: that is refused, never papered over.
+knows more than the store means that the store lost acknowledged entries: that is refused, never papered over. So is a
+file that another coordinator writes, by a lock that no death leaves behind.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +28,7 @@ class LedgerExport:
         self._store = store
         self._file: BinaryIO | None = None
         self._length = 0
+        self._size_bytes = 0  # of the whole lines
         self._wake = asyncio.Event()
         self._grown = asyncio.Condition()
         self._failure: OperatorError | None = None
@@ -34,11 +37,12 @@ class LedgerExport:
         """Opens the file, mends its end and checks that it agrees with the store.
 
         Raises:
-            OperatorError: the file cannot be written, or the store is behind it or differs from it.
+            OperatorError: the file cannot be written or another coordinator writes it, or the store is behind it or
+                differs from it.
         """
         try:
-            self._length, last = await asyncio.to_thread(_mend, self.path)
-            self._file = self.path.open("ab", buffering=0)
+            self._file = await asyncio.to_thread(_open, self.path)
+            self._length, self._size_bytes, last = await asyncio.to_thread(_mend, self._file)
         except OSError as error:
             raise OperatorError(
                 f"cannot write the ledger {self.path}: {error.strerror}; mend that and start again"
@@ -97,29 +101,49 @@ class LedgerExport:
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
-        before = os.fstat(self._file.fileno()).st_size
         try:
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) or 0 :]
             os.fsync(self._file.fileno())
         except OSError:
-            os.ftruncate(self._file.fileno(), before)  # a full disk leaves no half line behind
+            self._file.truncate(self._size_bytes)  # a full disk leaves no half line behind
             raise
+        self._size_bytes += len(data)
 
     async def _tell(self) -> None:
         async with self._grown:
             self._grown.notify_all()
 
 
-def _mend(path: Path) -> tuple[int, bytes]:
-    """Cuts off an unfinished last line; returns the number of whole lines and the last one."""
-    path.touch(mode=0o644)
+def _open(path: Path) -> BinaryIO:
+    """The file, for appending, ours alone until it is closed."""
+    file = path.open("ab+", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # a new file is durable when its folder is
+        finally:
+            os.close(folder)
+    except BlockingIOError as error:
+        file.close()
+        raise OperatorError(
+            f"another coordinator writes {path}: stop it, or give this one another folder with --data"
+        ) from error
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _mend(file: BinaryIO) -> tuple[int, int, bytes]:
+    """Cuts off an unfinished last line; returns the number of whole lines, their bytes and the last one."""
     count, end, last = 0, 0, b""
-    with path.open("rb+") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                file.truncate(end)
-                break
-            count, end, last = count + 1, end + len(line), line[:-1]
-    return count, last
+    with open(file.fileno(), "rb", closefd=False) as reader:
+        reader.seek(0)
+        for line in reader:
+            if line.endswith(b"\n"):
+                count, end, last = count + 1, end + len(line), line[:-1]
+    file.truncate(end)
+    return count, end, last

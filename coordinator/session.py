@@ -58,7 +58,8 @@ class Session:
             raise SessionError("a session message without a known event: upgrade your client")
         after = _ALLOWED.get((self.state, kind))
         if after is None:
-            raise SessionError(f"a session in state {self.state.value!r} takes no {kind!r} message")
+            remedy = "open the session first" if self.state is State.GREETED else "open one session for each machine"
+            raise SessionError(f"a session in state {self.state.value!r} takes no {kind!r} message: {remedy}")
         message: Message = getattr(request, kind)
         _check(message)
         return Session(after), message

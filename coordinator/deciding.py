@@ -5,22 +5,21 @@ next is `scheduling.py`'s business.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from autoresearch.digest import sha256_hex
 from coordinator import merging, noise
-from coordinator.evidence import Row
 from coordinator.intake import UNDECIDED
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
-from coordinator.model import Best, Patch, Trial
+from coordinator.model import Best, Patch
+from coordinator.periods import periods_by_machine, rows
 from coordinator.records import Records, Swarm
 from coordinator.store import Append, Bump, Change, Guard, Holds, Operation, Put, Rank, Unrank
 from coordinator.verdict import Decision, Verdict, decide
 
-FAILED = ("crashed", "out_of_memory", "timed_out")
 NOISE_GENERATIONS = 8  # baselines of this many bests are repeats that the noise is estimated from
 
 
@@ -49,15 +48,14 @@ class Decider:
     # --- evidence ---
 
     async def sigma(self) -> dict[str, float]:
-        """Noise of one trial per hardware class, from repeated baselines of one machine on one best."""
-        groups: dict[str, dict[tuple[str, str], list[float]]] = {}
+        """Noise of one trial per hardware class, from one machine's repeated baselines on one best."""
+        groups: dict[str, list[list[float]]] = {}
         for base, _ in await self._store.ranked("bases", NOISE_GENERATIONS, highest_first=True):
-            for trial in await self._records.baseline_trials(base):
-                if counts(trial) and trial.val_bpb is not None:
-                    repeats = groups.setdefault(trial.hardware_class, {})
-                    repeats.setdefault((trial.machine_id, base), []).append(trial.val_bpb)
+            for (_, name), own in periods_by_machine(await self._records.baseline_trials(base)).items():
+                repeats = [[t.val_bpb for t in period.baselines if t.val_bpb is not None] for period in own]
+                groups.setdefault(name, []).extend(repeats)
         prior = {name: self._prior(name) for name in groups}
-        return noise.estimate({name: list(repeats.values()) for name, repeats in groups.items()}, prior)
+        return noise.estimate(groups, prior)
 
     def _prior(self, hardware_class: str) -> float:
         return self._swarm.noise_prior_bpb or noise.prior_for(hardware_class)
@@ -213,35 +211,6 @@ class Decider:
             return None
         await self._journal.durable(outcome)
         return judged
-
-
-def rows(candidate: Sequence[Trial], baseline: Sequence[Trial]) -> list[Row]:
-    """The evidence: one row per machine that ran the candidate, beside its own baselines on the same base."""
-    machines: dict[tuple[str, str, str], list[Trial]] = {}
-    for trial in candidate:
-        if not trial.disturbed:
-            machines.setdefault((trial.identity_id, trial.machine_id, trial.hardware_class), []).append(trial)
-    bases: dict[tuple[str, str], list[float]] = {}
-    for trial in baseline:
-        if counts(trial) and trial.val_bpb is not None:
-            bases.setdefault((trial.machine_id, trial.hardware_class), []).append(trial.val_bpb)
-    return [
-        Row(
-            identity=identity_id,
-            machine=machine_id,
-            hardware_class=name,
-            candidate=tuple(trial.val_bpb for trial in trials if trial.val_bpb is not None),
-            baseline=tuple(bases.get((machine_id, name), ())),
-            crashes=sum(trial.outcome in FAILED for trial in trials),
-            disqualifications=sum(trial.outcome == "disqualified" for trial in trials),
-        )
-        for (identity_id, machine_id, name), trials in machines.items()
-    ]
-
-
-def counts(trial: Trial) -> bool:
-    """Whether a trial's number is evidence."""
-    return trial.outcome == "completed" and not trial.disturbed
 
 
 def _place(patch: Patch, decision: Decision) -> list[Operation]:

@@ -18,7 +18,7 @@ from autoresearch.v1.volunteer_service_pb2 import ResultStatus
 from coordinator import leasing
 from coordinator.intake import UNDECIDED, packed
 from coordinator.journal import Journal, Note
-from coordinator.model import Lease, Machine, Order, Progress, Trial
+from coordinator.model import Lease, Machine, Order, Progress, Trial, setting
 from coordinator.records import Records, Swarm
 from coordinator.store import Append, Bump, Holds, Operation, Put, Rank
 
@@ -221,6 +221,8 @@ class Dispatch:
             "outcome": trial.outcome,
             "val_bpb": trial.val_bpb,
             "disturbed": trial.disturbed,
+            "tokens": trial.tokens,
+            "setting": trial.setting,
             "envelope": packed(signed),
         }
         change = leasing.fill(lease, order, digest, late=late)
@@ -271,4 +273,6 @@ def _trial(result: trial_pb2.Result, digest: str, lease: Lease, order: Order, no
         disturbed=bool(result.disturbed) and result.outcome in BELIEVED_ONLY_UNDISTURBED,
         accepted_at_ms=now_ms,
         reason=text.clean_line(result.reason, limits.REASON_CHARACTERS),
+        tokens=result.tokens_served,
+        setting=setting(result.hardware, result.software),
     )

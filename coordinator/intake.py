@@ -15,7 +15,7 @@ from autoresearch.v1.trial_pb2 import Hardware
 from coordinator import admission, merging
 from coordinator.journal import Journal, Note
 from coordinator.lineage import Lineage
-from coordinator.model import Identity, Machine, Patch, hardware_class
+from coordinator.model import Identity, Machine, Patch, hardware_class, setting
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
 from coordinator.store import Guard, Holds, Operation, Put, Rank, Unrank
@@ -256,7 +256,13 @@ def _machine(enrolment: Enrolment, identity: Identity, owned: Machine | None, no
         )
     _check_hardware(enrolment.hardware)
     enrolled = owned.enrolled_at_ms if owned else now_ms
-    return Machine(enrolment.machine_id, identity.identity_id, hardware_class(enrolment.hardware), enrolled)
+    return Machine(
+        machine_id=enrolment.machine_id,
+        identity_id=identity.identity_id,
+        hardware_class=hardware_class(enrolment.hardware),
+        enrolled_at_ms=enrolled,
+        setting=setting(enrolment.hardware, enrolment.software),
+    )
 
 
 def _check_hardware(hardware: Hardware) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar
 
-from autoresearch.v1.trial_pb2 import Hardware
+from autoresearch.digest import sha256_hex
+from autoresearch.v1.trial_pb2 import Hardware, Software
 
 GIB = 1024**3
 
@@ -63,6 +64,7 @@ class Machine(Record):
     identity_id: str
     hardware_class: str
     enrolled_at_ms: int
+    setting: str = ""  # what it said that it runs with when it enrolled: see `setting`
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class Trial(Record):
     disturbed: bool
     accepted_at_ms: int
     reason: str = ""  # why it did not complete
+    tokens: int = 0  # training tokens served
+    setting: str = ""  # what it ran with: see `setting`
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,3 +172,8 @@ def hardware_class(hardware: Hardware) -> str:
         plural = "" if hardware.threads == 1 else "s"
         return f"CPU {name}, {hardware.threads} thread{plural}"
     return f"{name} {gib} GB"
+
+
+def setting(hardware: Hardware, software: Software) -> str:
+    """What must not change between a candidate's trial and its baselines, as 16 hex digits: driver, torch, client."""
+    return sha256_hex("\0".join((hardware.driver, software.torch, software.client)).encode())[:16]

@@ -9,9 +9,10 @@ from autoresearch import limits
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2
 from coordinator import ledger, views
-from coordinator.deciding import Decider, counts
+from coordinator.deciding import Decider
 from coordinator.lineage import Lineage
 from coordinator.model import Patch
+from coordinator.periods import counts
 from coordinator.records import Records, Swarm
 from coordinator.refusals import InvalidRequestError, NotFoundError
 from coordinator.scheduling import ACTIVE_MS

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from coordinator import leasing, planning
-from coordinator.deciding import counts
 from coordinator.model import Machine, Order, Patch, Trial
+from coordinator.periods import counts
 from coordinator.planning import MachineState, PatchState, Terms
 from coordinator.records import Records, Swarm
 from coordinator.verdict import Verdict

@@ -1,204 +1,343 @@
-"""Which trials the swarm wants next, and which of them a given machine may run. Pure and deterministic.
+"""Which trial a machine should run next, kept ready for whoever asks. Pure: no I/O, no clock, no chance of its own.
 
-The planner runs whenever something changed; it names the orders that should be ready. Leasing only picks from them.
-Rules (statistics.md, sections 5 and 6): open patches with the best odds first, then fresh ones, authors taking turns;
-as many trials in flight as `wanted_in_flight` says; a machine measures the base before it measures a patch, and more
-often the more patches it measures (`baselines_wanted`); an author's own machines never run the author's patch; nobody
-runs a patch again before everyone else had a chance. A patch that crashed or failed the exam for one identity is
-offered once to another, because only two identities make it a fact.
+A `Planner` holds what is known (`facts`) in the order in which it is wanted. Tell it what changed (`put_patch`,
+`put_machine`, ...: whole new values, in any order) and ask it `choose`: the answer is a function of the facts, the
+time and the drawn number alone, however they came about; a change costs about as much as the logarithm of the number
+of patches. Rules (statistics.md of the design, sections 5 and 6), the first that gives something:
+
+1. a machine that fails on what others run gets nothing; one in quarantine one uncounted trial an hour
+2. soon after a promotion, the new best on a machine that measured the old one: that is its audit
+3. the open patch that is worth most, authors taking turns (`turns`, `worth`): evidence first, then fresh ones
+4. a patch that somebody saw crash or fail its exam, for another identity to say so too
+5. the best, if this machine has not measured it
+6. a parked patch that is worth a second look and has rested
+
+A base is measured before a patch on it, and again when the baselines are stale. Now and then a trial with a known
+answer takes a candidate's place. An author's machines never run the author's patch; nobody runs a patch again before
+everybody at hand had as many chances; never more runs at once than could change the verdict.
+
+Left out: what a trial's result means (`verdict`, `trust`), and handing out (`scheduling`, `dispatch`).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import enum
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from coordinator.model import Machine, Order, Patch, Trial
-from coordinator.verdict import Verdict, baselines_wanted, wanted_in_flight
+from coordinator.eligibility import NO_BASE, Baselines, Eligibility
+from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
+from coordinator.fleet import Fleet
+from coordinator.policy import DEFAULT_POLICY, Policy
+from coordinator.rule import Rule
+from coordinator.turns import Turns
+from coordinator.worth import Worth, worth
 
-FRESH_PRIORITY = 1_000.0  # after every patch that has evidence
-DOUBT_PRIORITY = 2_000.0  # crash confirmations: cheap, but they never lead to a gain
-BASELINE_PRIORITY = -1_000.0  # before everything: without it the machine's other trials mean nothing
-READY_PER_MACHINE = 4  # queue no more than the fleet can start soon; the plan is made anew after every result
-FAILED_BASELINES = 2  # a machine that cannot run the best itself gets no candidates
-
-
-@dataclass(frozen=True, slots=True)
-class PatchState:
-    """An undecided patch and what is known of it. `ready` and `leased` are its orders under way."""
-
-    patch: Patch
-    trials: Sequence[Trial]
-    ready: Sequence[Order]
-    leased: Sequence[tuple[str, str]]  # (identity id, machine id) of each lease
-    orders_made: int
-    log_odds: float
-    verdict: Verdict
+SECOND_LOOKS = 64  # parked patches looked through for one that the machine may run
 
 
-@dataclass(frozen=True, slots=True)
-class MachineState:
-    """An active machine: finished, undisturbed trials per base source."""
+class Kind(enum.Enum):
+    """What a machine is to run."""
 
-    machine: Machine
-    baselines: Mapping[str, int]
-    failed_baselines: Mapping[str, int]
-    candidate_runs: Mapping[str, int]
-    baseline_orders: Sequence[Order]  # ready or leased
-    baselines_made: int
+    CANDIDATE = enum.auto()
+    BASELINE = enum.auto()
+    KNOWN_ANSWER = enum.auto()
+    NOTHING = enum.auto()
+
+
+class Why(enum.Enum):
+    """Why there is nothing to run."""
+
+    BROKEN = "this machine fails on the current best: mend it, then join again"
+    QUARANTINED = "your results are in quarantine: a trial now and then shows whether they agree with the others' again"
+    NO_PATCH = "no open patches: waiting for somebody to submit one"
+    OWN = "only your own patches are open: others must test them"
+    ENOUGH = "every open patch has enough trials under way"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to change in the queues."""
+class Choice:
+    """What to run: `patch_id` of a candidate, `base_sha256` of it or of a baseline, `known` of a known answer."""
 
-    add: tuple[Order, ...]
-    change: tuple[tuple[Order, Order], ...]  # (new, old) terms of a ready order
-    cancel: tuple[Order, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What the plan depends on besides the evidence."""
-
-    upper: float  # log odds that promote
-    max_trials: int
-    first_baselines: int  # measured on a machine before its first candidate on a base
-    best_sha256: str  # the current best, measured by machines that have nothing else to do
+    kind: Kind
+    patch_id: str = ""
+    base_sha256: str = ""
+    known: KnownLoss | None = None
+    why: Why | None = None
 
 
-def plan(
-    patches: Sequence[PatchState], machines: Sequence[MachineState], terms: Terms, queued: Sequence[Order] = ()
-) -> Plan:
-    """The changes that make the ready orders what they should be.
+class Planner:
+    """What is known, in the order in which it is wanted. `rule.min_classes`: as the verdict asks for it."""
 
-    `queued`: orders in the queues, of whatever patch; those of a patch that is not among `patches` are cancelled.
-    """
-    healthy = [state for state in machines if not is_broken(state)]
-    wished: dict[str, Order] = {}
-    room = READY_PER_MACHINE * max(1, len(machines))
-    for priority, state in _in_turn(patches):
-        if room <= 0:
-            break
-        orders = _candidates(state, healthy, terms, priority)
-        wished.update((order.order_id, order) for order in orders)
-        room -= len(orders)
-    candidates = list(wished.values())
-    for machine in healthy:
-        order = _baseline(machine, candidates, terms)
-        if order is not None:
-            wished[order.order_id] = order
-    return _difference(wished, patches, machines, queued)
+    def __init__(self, rule: Rule, policy: Policy = DEFAULT_POLICY) -> None:
+        self._rule = rule
+        self._policy = policy
+        self._patches: dict[str, PatchFacts] = {}
+        self._fleet = Fleet(policy)
+        self._eligible = Eligibility(self._fleet, rule, policy)
+        self._turns = Turns(policy.turn_patches)
+        self._worth: dict[str, Worth] = {}  # of open patches with evidence
+        self._doubts: list[tuple[int, str]] = []  # submitted at, patch id
+        self._parked: list[tuple[float, int, str]] = []  # minus worth, submitted at, patch id
+        self._open_by: dict[str, int] = {}  # author -> open patches
+        self._known: dict[str, list[KnownLoss]] = {}  # by base
+        self._best = self._before = ""
+        fresh = worth(0.0, None, rule, policy).per_run
+        self._second_look = fresh * policy.second_look_worth
 
+    # --- what changed ---
 
-def may_run(order: Order, state: MachineState, runs: int, terms: Terms) -> bool:
-    """Whether the machine may fill the order; `runs`: trials of this patch that its identity has had."""
-    machine = state.machine
-    if order.machine_id:
-        return order.machine_id == machine.machine_id
-    if machine.identity_id == order.author_id or machine.hardware_class not in order.classes or is_broken(state):
-        return False
-    return runs <= order.most_runs and not _needs_baseline(state, order.base_sha256, terms)
+    def load(self, patches: Iterable[PatchFacts], machines: Iterable[MachineFacts]) -> None:
+        """Takes many facts at once into a planner that has none; the same as putting them one by one."""
+        offered = []
+        for machine in machines:
+            self.put_machine(machine)
+        for facts in patches:
+            self._patches[facts.patch_id] = facts
+            if facts.doubted or facts.parked:
+                self._list(facts)
+            else:
+                offered.append(self._offer(facts))
+        self._turns.load(offered)
 
-
-def runs_by_identity(trials: Iterable[Trial]) -> dict[str, int]:
-    """Trials of a patch that each identity has had. Disturbed ones too: with every trial disturbed, a busy machine
-    would stand before everyone else for ever."""
-    return Counter(trial.identity_id for trial in trials)
-
-
-def _in_turn(patches: Sequence[PatchState]) -> list[tuple[float, PatchState]]:
-    """Every patch with its priority: evidence first, then fresh ones with authors taking turns, then doubts."""
-    turns: dict[str, int] = {}
-    listed = []
-    for state in sorted(patches, key=lambda s: (s.patch.submitted_at_ms, s.patch.patch_id)):
-        if state.verdict is not Verdict.OPEN:
-            priority = DOUBT_PRIORITY
-        elif state.trials:
-            priority = -state.log_odds
+    def put_patch(self, facts: PatchFacts) -> None:
+        """An undecided patch is new, or something about it changed."""
+        self.drop_patch(facts.patch_id)
+        self._patches[facts.patch_id] = facts
+        if facts.doubted or facts.parked:
+            self._list(facts)
         else:
-            turn = turns[state.patch.author_id] = turns.get(state.patch.author_id, 0) + 1
-            priority = FRESH_PRIORITY + turn
-        listed.append((priority, state))
-    return sorted(listed, key=lambda item: item[0])
+            self._turns.put(*(offer := self._offer(facts))[:4], offered=offer[4])
 
+    def drop_patch(self, patch_id: str) -> None:
+        """A patch is decided or withdrawn; an unknown one is fine."""
+        facts = self._patches.pop(patch_id, None)
+        if facts is None:
+            return
+        if facts.doubted:
+            _remove(self._doubts, (facts.submitted_at_ms, patch_id))
+        elif facts.parked:
+            _remove(self._parked, (-self._worth.pop(patch_id).per_run, facts.submitted_at_ms, patch_id))
+        else:
+            self._turns.drop(patch_id)
+            self._worth.pop(patch_id, None)
+            self._open_by[facts.author_id] -= 1
+            if not self._open_by[facts.author_id]:
+                del self._open_by[facts.author_id]
 
-def _candidates(state: PatchState, machines: Sequence[MachineState], terms: Terms, priority: float) -> list[Order]:
-    patch = state.patch
-    able = [m.machine for m in machines if m.machine.identity_id != patch.author_id]
-    runs = runs_by_identity(state.trials)
-    doubted = state.verdict is not Verdict.OPEN
-    finished = [trial for trial in state.trials if not trial.disturbed]
-    if doubted:  # one more identity's word settles it
-        heard = {trial.identity_id for trial in finished}
-        able = [machine for machine in able if machine.identity_id not in heard]
-    if not able:
-        return []
-    wanted = 1 if doubted else wanted_in_flight(state.log_odds, terms.upper)
-    count = min(wanted, terms.max_trials - len(finished)) - len(state.leased)
-    shape = Order(
-        order_id="",
-        patch_id=patch.patch_id,
-        author_id=patch.author_id,
-        source_sha256=patch.candidate_sha256,
-        base_sha256=patch.base_sha256,
-        classes=tuple(sorted({machine.hardware_class for machine in able})),
-        machine_id="",
-        most_runs=min(runs.get(machine.identity_id, 0) for machine in able),
-        priority=priority,
-    )
-    kept = [order.order_id for order in state.ready][: max(0, count)]
-    new = [f"{patch.patch_id}-{state.orders_made + n}" for n in range(max(0, count) - len(kept))]
-    return [replace(shape, order_id=order_id) for order_id in (*kept, *new)]
+    def put_machine(self, facts: MachineFacts) -> None:
+        """A machine was heard of, or something about it changed."""
+        self._fleet.put(facts)
 
+    def drop_machine(self, machine_id: str) -> None:
+        """A machine went silent; an unknown one is fine."""
+        self._fleet.drop(machine_id)
 
-def _baseline(state: MachineState, candidates: Sequence[Order], terms: Terms) -> Order | None:
-    """The baseline that this machine should measure now: for its most urgent candidate, else on the best."""
-    machine = state.machine
-    mine = [o for o in candidates if machine.hardware_class in o.classes and machine.identity_id != o.author_id]
-    bases = [order.base_sha256 for order in sorted(mine, key=lambda order: order.priority)] or [terms.best_sha256]
-    base = next((base for base in bases if _needs_baseline(state, base, terms)), None)
-    if base is None:
+    def set_best(self, best_sha256: str, before_sha256: str = "") -> None:
+        """What machines measure that have nothing else to do; `before`: the best it replaced, for its audit."""
+        self._best, self._before = best_sha256, before_sha256
+        self._fleet.set_audit(best_sha256, before_sha256)
+
+    def set_noise(self, noise_bpb: Mapping[str, float]) -> None:
+        """Noise of one trial per hardware class."""
+        self._fleet.set_noise(noise_bpb)
+
+    def set_min_classes(self, min_classes: int) -> None:
+        """Hardware classes that a promotion needs, of those that there are."""
+        if min_classes != self._rule.min_classes:
+            self._rule = self._eligible.rule = replace(self._rule, min_classes=min_classes)
+            for facts in list(self._patches.values()):
+                self.put_patch(facts)
+
+    def set_quarantined(self, identities: Collection[str]) -> None:
+        """Identities whose results do not count."""
+        changed = self._fleet.quarantined ^ frozenset(identities)
+        self._fleet.set_quarantined(identities)
+        for facts in list(self._patches.values()):
+            if any(identity in changed for identity, _ in facts.leased):
+                self.put_patch(facts)
+
+    def set_known_losses(self, known: Iterable[KnownLoss]) -> None:
+        """The patches that are known to lose; replaces those of before."""
+        self._known = {}
+        for loss in sorted(known, key=lambda own: own.patch_id):
+            self._known.setdefault(loss.base_sha256, []).append(loss)
+
+    def patch(self, patch_id: str) -> PatchFacts | None:
+        """What is known of a patch."""
+        return self._patches.get(patch_id)
+
+    def machine(self, machine_id: str) -> MachineFacts | None:
+        """What is known of a machine."""
+        return self._fleet.machines.get(machine_id)
+
+    # --- what follows ---
+
+    def choose(self, machine_id: str, now_ms: int, draw: float) -> Choice:
+        """What this machine should run now. `draw`: from 0 to 1, whether a known answer is due; it changes nothing
+        else. Choosing changes nothing: the caller puts the facts with the new lease."""
+        machine = self._fleet.machines[machine_id]
+        if self._fleet.is_broken(machine):
+            return _nothing(Why.BROKEN)
+        if machine.identity_id in self._fleet.quarantined:
+            return self._for_quarantined(machine, now_ms)
+        if self._audits(machine, now_ms):
+            return Choice(Kind.BASELINE, base_sha256=self._best)
+        found = self._open_patch(machine, now_ms) or self._doubted_patch(machine, now_ms)
+        if found is None and self._eligible.baselines(machine, self._best, now_ms) is Baselines.NEEDED:
+            return Choice(Kind.BASELINE, base_sha256=self._best)
+        found = found or self._second_look_at(machine, now_ms)
+        if found is None:
+            return _nothing(self._why(machine))
+        return self._with_baseline(machine, found, now_ms) or self._known_answer(machine, found, draw) or _run(found)
+
+    def _why(self, machine: MachineFacts) -> Why:
+        if not self._open_by:
+            return Why.NO_PATCH
+        return Why.OWN if self._open_by.keys() == {machine.identity_id} else Why.ENOUGH
+
+    # --- baselines ---
+
+    def _with_baseline(self, machine: MachineFacts, facts: PatchFacts, now_ms: int) -> Choice | None:
+        if self._eligible.baselines(machine, facts.base_sha256, now_ms) is Baselines.NEEDED:
+            return Choice(Kind.BASELINE, base_sha256=facts.base_sha256)
         return None
-    under_way = [order for order in state.baseline_orders if order.source_sha256 == base]
-    if under_way:
-        return replace(under_way[0], classes=(machine.hardware_class,))  # its hardware may have changed since
-    return Order(
-        order_id=f"baseline-{base[:16]}-{machine.machine_id[:16]}-{state.baselines_made}",
-        patch_id="",
-        author_id="",
-        source_sha256=base,
-        base_sha256=base,
-        classes=(machine.hardware_class,),
-        machine_id=machine.machine_id,
-        most_runs=0,
-        priority=BASELINE_PRIORITY,
-    )
+
+    def _audits(self, machine: MachineFacts, now_ms: int) -> bool:
+        """Whether this machine's baseline of the new best is wanted at once, beside that of the old one."""
+        if not self._before or self._before == self._best:
+            return False
+        old = machine.bases.get(self._before, NO_BASE)
+        if not (old.baselines and now_ms < old.ends_at_ms):
+            return False
+        if self._eligible.baselines(machine, self._best, now_ms) is not Baselines.NEEDED:
+            return False
+        return self._fleet.auditors() < self._policy.audit_identities
+
+    # --- candidates ---
+
+    def _offer(self, facts: PatchFacts) -> tuple[str, str, int, float | None, bool]:
+        """An open patch as `Turns.put` takes it."""
+        self._open_by[facts.author_id] = self._open_by.get(facts.author_id, 0) + 1
+        per_run = None
+        if facts.runs:
+            own = self._worth[facts.patch_id] = worth(facts.log_odds, facts.gain_bpb, self._rule, self._policy)
+            per_run = own.per_run
+        return facts.patch_id, facts.author_id, facts.submitted_at_ms, per_run, self._eligible.free(facts) > 0
+
+    def _list(self, facts: PatchFacts) -> None:
+        """A patch that waits behind the open ones."""
+        if facts.doubted:
+            insort(self._doubts, (facts.submitted_at_ms, facts.patch_id))
+            return
+        own = self._worth[facts.patch_id] = worth(facts.log_odds, facts.gain_bpb, self._rule, self._policy)
+        insort(self._parked, (-own.per_run, facts.submitted_at_ms, facts.patch_id))
+
+    def _open_patch(self, machine: MachineFacts, now_ms: int) -> PatchFacts | None:
+        """The open patch to run: the first in turn or, among those nearly as good, one that this machine suits."""
+        best, most, first, seen = None, 0.0, 0.0, 0
+        for key, patch_id in self._turns.in_order(without_author=machine.identity_id):
+            is_fresh, per_run = bool(key[1]), -key[2]
+            if best is not None and (is_fresh or seen >= self._policy.look or per_run < self._policy.window * first):
+                break
+            facts = self._patches[patch_id]
+            if not self._eligible.may_run(machine, facts, now_ms):
+                continue
+            if is_fresh:
+                return facts
+            suits = self._eligible.suits(machine, facts, self._worth[patch_id], now_ms)
+            seen += 1
+            if best is None:
+                first = per_run
+            if best is None or suits > most:
+                best, most = facts, suits
+        return best
+
+    # --- what waits behind the open patches ---
+
+    def _doubted_patch(self, machine: MachineFacts, now_ms: int) -> PatchFacts | None:
+        for _, patch_id in self._doubts:
+            facts = self._patches[patch_id]
+            spoke = machine.identity_id in facts.heard or machine.identity_id == facts.author_id
+            if not spoke and self._eligible.free(facts) > 0 and self._eligible.may_confirm(machine, facts, now_ms):
+                return facts
+        return None
+
+    def _second_look_at(self, machine: MachineFacts, now_ms: int) -> PatchFacts | None:
+        rested = now_ms - self._policy.resume_after_ms
+        for minus_worth, _, patch_id in self._parked[:SECOND_LOOKS]:
+            if -minus_worth < self._second_look:
+                break
+            facts = self._patches[patch_id]
+            if (
+                facts.decided_at_ms > rested
+                or machine.identity_id == facts.author_id
+                or self._eligible.free(facts) <= 0
+            ):
+                continue
+            if self._eligible.may_confirm(machine, facts, now_ms):
+                return facts
+        return None
+
+    # --- trust ---
+
+    def _known_answer(self, machine: MachineFacts, instead_of: PatchFacts, draw: float) -> Choice | None:
+        """Now and then, in a candidate's place and on its base: a trial whose answer is known. While there are few,
+        a patch that looks bad enough to become one, so that others confirm how much it loses."""
+        share = self._policy.known_answer_share
+        if draw >= share:
+            return None
+        known = self._known.get(instead_of.base_sha256, ())
+        identity = machine.identity_id
+        new = [own for own in known if identity not in own.seen and identity != own.author_id]
+        if new:
+            return Choice(Kind.KNOWN_ANSWER, known=new[int(draw / share * len(new))])
+        if len(known) >= self._policy.known_answers:
+            return None
+        suspect = self._suspect(machine, instead_of.base_sha256)
+        return None if suspect is None else _run(suspect)
+
+    def _suspect(self, machine: MachineFacts, base: str) -> PatchFacts | None:
+        """The parked patch on this base that looks worst, if this identity can confirm it."""
+        least = self._policy.known_answer_deltas * self._rule.delta_bpb
+        for _, _, patch_id in reversed(self._parked[-SECOND_LOOKS:]):
+            facts = self._patches[patch_id]
+            if facts.base_sha256 != base or facts.gain_bpb is None or facts.gain_bpb > -least:
+                continue
+            fresh = machine.identity_id not in facts.runs and machine.identity_id != facts.author_id
+            if fresh and self._eligible.free(facts) > 0:
+                return facts
+        return None
+
+    def _for_quarantined(self, machine: MachineFacts, now_ms: int) -> Choice:
+        """A trial that does not count, so that its identity can show that it agrees with the others again."""
+        if now_ms - machine.last_trial_at_ms < self._policy.quarantined_every_ms:
+            return _nothing(Why.QUARANTINED)
+        for base in machine.bases:
+            losses = (
+                self._known.get(base, ()) if self._eligible.baselines(machine, base, now_ms) is Baselines.THERE else ()
+            )
+            new = [loss for loss in losses if machine.identity_id not in (*loss.seen, loss.author_id)]
+            if new:
+                return Choice(Kind.KNOWN_ANSWER, known=new[0])
+        for _, patch_id in self._turns.in_order(without_author=machine.identity_id):
+            facts = self._patches[patch_id]
+            untried = machine.identity_id not in facts.runs
+            if untried and not any(holder == machine.identity_id for holder, _ in facts.leased):
+                if self._eligible.baselines(machine, facts.base_sha256, now_ms) is Baselines.UNDER_WAY:
+                    break
+                return self._with_baseline(machine, facts, now_ms) or _run(facts)
+        if self._eligible.baselines(machine, self._best, now_ms) is Baselines.NEEDED:
+            return Choice(Kind.BASELINE, base_sha256=self._best)
+        return _nothing(Why.QUARANTINED)
 
 
-def _needs_baseline(state: MachineState, base: str, terms: Terms) -> bool:
-    wanted = baselines_wanted(state.candidate_runs.get(base, 0), least=terms.first_baselines)
-    return state.baselines.get(base, 0) < wanted
+def _run(facts: PatchFacts) -> Choice:
+    return Choice(Kind.CANDIDATE, patch_id=facts.patch_id, base_sha256=facts.base_sha256)
 
 
-def is_broken(state: MachineState) -> bool:
-    """Whether the machine fails on sources that others run: it had its tries and never completed one."""
-    return any(
-        failed >= FAILED_BASELINES and not state.baselines.get(base, 0)
-        for base, failed in state.failed_baselines.items()
-    )
+def _nothing(why: Why) -> Choice:
+    return Choice(Kind.NOTHING, why=why)
 
 
-def _difference(
-    wished: Mapping[str, Order],
-    patches: Sequence[PatchState],
-    machines: Sequence[MachineState],
-    queued: Sequence[Order],
-) -> Plan:
-    known = {state.patch.patch_id for state in patches}
-    ready = {order.order_id: order for order in queued if order.patch_id and order.patch_id not in known}
-    ready |= {order.order_id: order for state in patches for order in state.ready}
-    ready |= {order.order_id: order for machine in machines for order in machine.baseline_orders}
-    add = tuple(order for order_id, order in wished.items() if order_id not in ready)
-    change = tuple((order, ready[key]) for key, order in wished.items() if key in ready and ready[key] != order)
-    cancel = tuple(order for order_id, order in ready.items() if order_id not in wished)
-    return Plan(add, change, cancel)
+def _remove(listed: list, item: tuple) -> None:  # type: ignore[type-arg]  # sorted, of either kind
+    del listed[bisect_left(listed, item)]

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from coordinator import leasing, planning
+from coordinator import leasing, ready_orders
 from coordinator.model import Machine, Order, Patch, Trial
 from coordinator.periods import counts
-from coordinator.planning import MachineState, PatchState, Terms
+from coordinator.ready_orders import MachineState, PatchState, Terms
 from coordinator.records import Records, Swarm
 from coordinator.verdict import Verdict
 
@@ -39,7 +39,7 @@ class Scheduler:
         queued = await self._queued({machine.hardware_class for machine in active})  # before the patches, which may end
         patches = [await self._patch_state(*wanted) for wanted in await self._worth_testing()]
         machines = await self.machine_states(active, [state.patch for state in patches], terms)
-        plan = planning.plan(patches, machines, terms, queued)
+        plan = ready_orders.plan(patches, machines, terms, queued)
         for order in plan.cancel:
             await self._store.apply(leasing.withdraw(order))
         for order, old in plan.change:
@@ -110,11 +110,11 @@ class Scheduler:
             return []
         (state,) = await self.machine_states([machine], patches, terms)
         trials = {patch.patch_id: await self._records.candidate_trials(patch.patch_id) for patch in patches}
-        runs = {patch_id: planning.runs_by_identity(done) for patch_id, done in trials.items()}
+        runs = {patch_id: ready_orders.runs_by_identity(done) for patch_id, done in trials.items()}
         return [
             order
             for order in orders
-            if planning.may_run(order, state, runs.get(order.patch_id, {}).get(machine.identity_id, 0), terms)
+            if ready_orders.may_run(order, state, runs.get(order.patch_id, {}).get(machine.identity_id, 0), terms)
         ]
 
     async def withdraw_orders(self, patch_id: str) -> None:
@@ -127,7 +127,7 @@ class Scheduler:
     async def is_broken(self, machine: Machine) -> bool:
         """Whether the machine fails on the bests that others run."""
         states = await self.machine_states([machine], [], await self.terms())
-        return any(planning.is_broken(state) for state in states)
+        return any(ready_orders.is_broken(state) for state in states)
 
 
 def _machine_state(

@@ -1,478 +1,593 @@
-"""What is run next: properties of every plan, over worlds that Hypothesis draws and over fleets at work."""
+"""What a machine runs next: properties of every choice in worlds that Hypothesis draws, and each rule by itself."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator import planning
-from coordinator.model import Machine, Order, Patch, Trial
-from coordinator.planning import MachineState, PatchState, Plan, Terms, is_broken, may_run, plan, runs_by_identity
-from coordinator.verdict import Verdict, wanted_in_flight
+from coordinator.facts import BaseFacts, KnownLoss, MachineFacts, PatchFacts
+from coordinator.planning import Choice, Kind, Planner, Why
+from coordinator.policy import DEFAULT_POLICY, HOUR_MS, Policy, PolicyError
+from coordinator.rule import DEFAULT, SOLO, STRICT, Rule
+from coordinator.worth import trials_needed, wanted, worth
 
+NOW = 100 * HOUR_MS
 BASES = ("b0", "b1")
-TERMS = Terms(upper=4.6, max_trials=9, first_baselines=1, best_sha256="b1")
-IDENTITIES = ("ada", "bea", "cyd", "dan")
-unhurried = settings(deadline=None, max_examples=60)
+IDENTITIES = ("ada", "bea", "cyd", "dan", "eve")
+CLASSES = ("H100", "4090", "3060")
+NOISE = {"H100": 0.0013, "4090": 0.0020, "3060": 0.0045}
+NO_DRAW = 1.0
+unhurried = settings(deadline=None, max_examples=50)
+MEASURED = BaseFacts(baselines=1, ends_at_ms=NOW + HOUR_MS, ever=True)
 
 
-def a_patch(patch_id: str, author: str, base: str = "b1", at_ms: int = 0) -> Patch:
-    return Patch(
-        patch_id, author, author, "t", "", (), "c" * 40, 0, base, f"source of {patch_id}", "f", at_ms
-    )  # fmt: skip
+def a_patch(patch_id: str = "p", author: str = "author", **fields: Any) -> PatchFacts:
+    return replace(PatchFacts(patch_id, author, "b1", 0), **fields)
 
 
-def a_trial(identity: str, machine: str = "m", outcome: str = "completed", *, disturbed: bool = False) -> Trial:
-    value = 1.0 if outcome == "completed" else None
-    return Trial("r", "o", identity, machine, "c", "s", "p", outcome, value, 1, disturbed, 1)
-
-
-def a_state(
-    patch: Patch, trials: Sequence[Trial] = (), verdict: Verdict = Verdict.OPEN, log_odds: float = 0.0, made: int = 0
-) -> PatchState:
-    return PatchState(patch, trials, (), (), made, log_odds, verdict)
-
-
-def a_machine(
-    identity: str, name: str = "", device: str = "H100", baselines: int = 1, failed: int = 0, runs: int = 0
-) -> MachineState:
-    machine = Machine(name or f"{identity}'s", identity, device, 0)
-    measured = Counter(dict.fromkeys(BASES, baselines))
-    return MachineState(machine, measured, Counter(b1=failed), Counter(b1=runs), (), 0)
-
-
-def applied(made: Plan, patches: Sequence[PatchState], machines: Sequence[MachineState]) -> tuple[
-    list[PatchState], list[MachineState]
-]:  # fmt: skip
-    """The world after a plan was carried out."""
-    gone = {order.order_id for order in made.cancel} | {old.order_id for _, old in made.change}
-    new = [*made.add, *(order for order, _ in made.change)]
-
-    def after(orders: Sequence[Order], patch_id: str, machine_id: str) -> list[Order]:
-        kept = [order for order in orders if order.order_id not in gone]
-        return kept + [o for o in new if (o.patch_id, o.machine_id) == (patch_id, machine_id)]
-
-    counts = Counter(order.patch_id for order in made.add)
-    return (
-        [
-            replace(
-                state,
-                ready=after(state.ready, state.patch.patch_id, ""),
-                orders_made=state.orders_made + counts[state.patch.patch_id],
-            )
-            for state in patches
-        ],
-        [
-            replace(
-                state,
-                baseline_orders=after(state.baseline_orders, "", state.machine.machine_id),
-                baselines_made=state.baselines_made + counts[""],
-            )
-            for state in machines
-        ],
+def voted(
+    patch_id: str, votes: Mapping[str, float], classes: Sequence[str] = ("H100",), **fields: Any
+) -> PatchFacts:  # fmt: skip
+    """An open patch with one finished trial for each vote."""
+    return a_patch(
+        patch_id,
+        **{
+            "runs": dict.fromkeys(votes, 1),
+            "votes": votes,
+            "heard": frozenset(votes),
+            "trials": len(votes),
+            "log_odds": math.fsum(votes.values()),
+            "classes": frozenset(classes),
+            **fields,
+        },
     )
+
+
+def a_machine(identity: str, name: str = "", device: str = "H100", **bases: BaseFacts) -> MachineFacts:
+    return MachineFacts(name or f"{identity}'s", identity, device, bases or dict.fromkeys(BASES, MEASURED))
+
+
+def a_planner(
+    patches: Sequence[PatchFacts] = (),
+    machines: Sequence[MachineFacts] = (),
+    rule: Rule = DEFAULT,
+    policy: Policy = DEFAULT_POLICY,
+) -> Planner:
+    planner = Planner(rule, policy)
+    planner.set_best("b1", "b0")
+    planner.set_noise(NOISE)
+    planner.load(patches, machines)
+    return planner
+
+
+def chosen(planner: Planner, machine_id: str, draw: float = NO_DRAW, now_ms: int = NOW) -> str:
+    """In short: the patch, "base b1", "known p", or why there is nothing."""
+    choice = planner.choose(machine_id, now_ms, draw)
+    match choice.kind:
+        case Kind.CANDIDATE:
+            return choice.patch_id
+        case Kind.BASELINE:
+            return f"base {choice.base_sha256}"
+        case Kind.KNOWN_ANSWER:
+            assert choice.known is not None
+            return f"known {choice.known.patch_id}"
+    assert choice.why is not None
+    return choice.why.name
 
 
 # --- worlds at random ---
 
-
-@st.composite
-def machines(draw: st.DrawFn) -> list[MachineState]:
-    counts = st.integers(0, 4)
-    return [
-        MachineState(
-            machine=Machine(f"m{n}", draw(st.sampled_from(IDENTITIES)), draw(st.sampled_from(["H100", "4090"])), 0),
-            baselines={base: draw(counts) for base in BASES},
-            failed_baselines={base: draw(st.integers(0, 3)) for base in BASES},
-            candidate_runs={base: draw(counts) for base in BASES},
-            baseline_orders=(),
-            baselines_made=0,
-        )
-        for n in range(draw(st.integers(0, 5)))
-    ]
+identities = st.sampled_from(IDENTITIES)
+log_odds = st.floats(-3.0, 1.8)
 
 
 @st.composite
-def patch_states(draw: st.DrawFn) -> list[PatchState]:
-    trials = st.builds(
-        lambda identity, outcome, disturbed: a_trial(identity, "m", outcome, disturbed=disturbed),
-        st.sampled_from(IDENTITIES),
-        st.sampled_from(["completed", "completed", "crashed"]),
-        st.booleans(),
+def patches(draw: st.DrawFn, patch_id: str) -> PatchFacts:
+    runs = draw(st.dictionaries(identities, st.integers(1, 3), max_size=4))
+    heard = draw(st.sets(st.sampled_from(sorted(runs)))) if runs else set()
+    votes = {identity: draw(log_odds) for identity in sorted(heard)}
+    parked = draw(st.sampled_from([False, False, True]))
+    return PatchFacts(
+        patch_id=patch_id,
+        author_id=draw(identities),
+        base_sha256=draw(st.sampled_from(BASES)),
+        submitted_at_ms=draw(st.integers(0, 3)),
+        parked=parked,
+        doubted=parked and draw(st.booleans()),
+        decided_at_ms=draw(st.sampled_from([0, NOW - HOUR_MS, NOW])),
+        log_odds=math.fsum(votes.values()),
+        gain_bpb=draw(st.floats(-0.03, 0.03)) if votes else None,
+        runs=runs,
+        votes=votes,
+        trials=draw(st.integers(len(heard), max(len(heard), 24))),
+        classes=frozenset(draw(st.sets(st.sampled_from(CLASSES)))) if votes else frozenset(),
+        doubtful=frozenset(draw(st.sets(st.sampled_from(CLASSES), max_size=1))),
+        heard=frozenset(heard),
+        leased=tuple(draw(st.lists(st.tuples(identities, st.sampled_from(CLASSES)), max_size=3))),
     )
-    origins = st.tuples(st.sampled_from(IDENTITIES), st.sampled_from(BASES), st.integers(0, 3))
-    leases = st.tuples(st.sampled_from(IDENTITIES), st.sampled_from(["m0", "m1"]))
-    return [
-        PatchState(
-            patch=a_patch(f"p{n}", *draw(origins)),
-            trials=draw(st.lists(trials, max_size=6)),
-            ready=(),
-            leased=draw(st.lists(leases, max_size=3)),
-            orders_made=draw(st.integers(0, 3)),
-            log_odds=draw(st.floats(-3.0, 6.0)),
-            verdict=draw(st.sampled_from([Verdict.OPEN, Verdict.OPEN, Verdict.PARKED])),
-        )
-        for n in range(draw(st.integers(0, 4)))
-    ]  # fmt: skip
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[PatchState], list[MachineState]]:
-    """A world, often with orders under way that were made for another one: before results, arrivals, a new best."""
-    states, fleet = draw(patch_states()), draw(machines())
-    if draw(st.booleans()):
-        earlier = [replace(state, log_odds=draw(st.floats(-3.0, 6.0)), trials=()) for state in states]
-        made = plan(earlier, draw(machines()), replace(TERMS, best_sha256="b0"))
-        with_orders, _ = applied(made, states, fleet)
-        _, fleet = applied(plan(earlier, fleet, TERMS), states, fleet)
-        states = with_orders
+def base_facts(draw: st.DrawFn) -> BaseFacts:
+    return BaseFacts(
+        baselines=draw(st.integers(0, 3)),
+        ends_at_ms=draw(st.sampled_from([0, NOW, NOW + 1])),
+        runs=draw(st.integers(0, 8)),
+        failed=draw(st.integers(0, 2)),
+        ever=draw(st.booleans()),
+        leased=draw(st.integers(0, 1)),
+    )
+
+
+@st.composite
+def machines(draw: st.DrawFn, machine_id: str) -> MachineFacts:
+    return MachineFacts(
+        machine_id=machine_id,
+        identity_id=draw(identities),
+        hardware_class=draw(st.sampled_from(CLASSES)),
+        bases=draw(st.dictionaries(st.sampled_from(BASES), base_facts())),
+        last_trial_at_ms=draw(st.sampled_from([0, NOW])),
+    )
+
+
+def known_losses() -> st.SearchStrategy[list[KnownLoss]]:
+    return st.lists(
+        st.builds(
+            lambda name, author, base, seen: KnownLoss(name, author, f"source of {name}", base, 0.02, frozenset(seen)),
+            st.sampled_from(["bad", "worse"]), identities, st.sampled_from(BASES), st.sets(identities),
+        ),
+        max_size=2, unique_by=lambda loss: loss.patch_id,
+    )  # fmt: skip
+
+
+PATCH_IDS = tuple(f"p{n}" for n in range(6))
+MACHINE_IDS = tuple(f"m{n}" for n in range(5))
+events = st.one_of(
+    st.sampled_from(PATCH_IDS).flatmap(lambda name: st.tuples(st.just("put_patch"), patches(name))),
+    st.sampled_from(PATCH_IDS).map(lambda name: ("drop_patch", name)),
+    st.sampled_from(MACHINE_IDS).flatmap(lambda name: st.tuples(st.just("put_machine"), machines(name))),
+    st.sampled_from(MACHINE_IDS).map(lambda name: ("drop_machine", name)),
+    st.sets(identities, max_size=2).map(lambda names: ("set_quarantined", frozenset(names))),
+    st.sampled_from([1, 2, 3]).map(lambda count: ("set_min_classes", count)),
+    st.sampled_from([NOISE, {"H100": 0.01, "4090": 0.001, "3060": 0.001}]).map(lambda noise: ("set_noise", noise)),
+    st.sampled_from([("b1", "b0"), ("b0", "b1"), ("b0", "")]).map(lambda bases: ("set_best", bases)),
+    known_losses().map(lambda known: ("set_known_losses", known)),
+)
+Event = tuple[str, Any]
+
+
+def played(history: Sequence[Event]) -> Planner:
+    """A planner that was told everything as it happened."""
+    planner = a_planner()
+    for name, value in history:
+        getattr(planner, name)(*(value if name == "set_best" else (value,)))
+    return planner
+
+
+def last(history: Sequence[Event], name: str, default: Any) -> Any:
+    return next((value for kind, value in reversed(history) if kind == name), default)
+
+
+def final(history: Sequence[Event]) -> tuple[dict[str, PatchFacts], dict[str, MachineFacts]]:
+    """What is true at the end."""
+    states: dict[str, PatchFacts] = {}
+    fleet: dict[str, MachineFacts] = {}
+    for name, value in history:
+        if name == "put_patch":
+            states[value.patch_id] = value
+        elif name == "put_machine":
+            fleet[value.machine_id] = value
+        elif name == "drop_patch":
+            states.pop(value, None)
+        elif name == "drop_machine":
+            fleet.pop(value, None)
     return states, fleet
 
 
-World = tuple[list[PatchState], list[MachineState]]
+def from_scratch(history: Sequence[Event], *, backwards: bool = False) -> Planner:
+    """A planner that is told only what is true at the end, all at once."""
+    planner = Planner(replace(DEFAULT, min_classes=last(history, "set_min_classes", DEFAULT.min_classes)))
+    states, fleet = (list(kind.values())[:: -1 if backwards else 1] for kind in final(history))
+    planner.set_quarantined(last(history, "set_quarantined", ()))
+    planner.load(states, fleet)
+    planner.set_best(*last(history, "set_best", ("b1", "b0")))
+    planner.set_noise(last(history, "set_noise", NOISE))
+    planner.set_known_losses(last(history, "set_known_losses", ()))
+    return planner
 
 
-def wished(world: World) -> tuple[list[PatchState], list[MachineState], list[Order]]:
-    """The world after its plan, and every order that is ready in it."""
-    states, fleet = applied(plan(*world, TERMS), *world)
-    orders = [o for state in states for o in state.ready] + [o for state in fleet for o in state.baseline_orders]
-    return states, fleet, orders
-
-
-@unhurried
-@given(worlds())
-def test_a_plan_that_was_carried_out_changes_nothing_when_made_again(world: World) -> None:
-    states, fleet, _ = wished(world)
-    assert plan(states, fleet, TERMS) == Plan((), (), ())
-
-
-@unhurried
-@given(worlds(), st.randoms(use_true_random=False))
-def test_a_plan_does_not_depend_on_the_order_in_which_things_are_listed(world: World, shuffler: object) -> None:
-    states, fleet = list(world[0]), list(world[1])
-    first = plan(states, fleet, TERMS)
-    shuffler.shuffle(states)  # type: ignore[attr-defined]  # a random.Random of Hypothesis
-    shuffler.shuffle(fleet)  # type: ignore[attr-defined]
-    again = plan(states, fleet, TERMS)
-    for name in ("add", "change", "cancel"):
-        assert set(map(repr, getattr(first, name))) == set(map(repr, getattr(again, name)))
+def choices(planner: Planner, history: Sequence[Event]) -> list[Choice]:
+    draws = (0.0, DEFAULT_POLICY.known_answer_share * 0.9, NO_DRAW)
+    return [planner.choose(name, NOW, draw) for name in sorted(final(history)[1]) for draw in draws]
 
 
 @unhurried
-@given(worlds())
-def test_an_authors_machines_never_get_the_authors_patch(world: World) -> None:
-    states, fleet, orders = wished(world)
-    authors = {state.patch.patch_id: state.patch.author_id for state in states}
-    for order in orders:
-        for state in fleet:
-            if order.patch_id and state.machine.identity_id == authors[order.patch_id]:
-                assert not may_run(order, state, 0, TERMS)
+@given(st.lists(events, max_size=30))
+def test_what_is_chosen_depends_on_what_is_true_and_not_on_how_it_came_about(history: list[Event]) -> None:
+    expected = choices(from_scratch(history), history)
+    assert choices(played(history), history) == expected
+    assert choices(from_scratch(history, backwards=True), history) == expected
 
 
 @unhurried
-@given(worlds())
-def test_nobody_runs_a_patch_again_before_everybody_able_had_as_many_chances(world: World) -> None:
-    states, fleet, _ = wished(world)
-    for state in states:
-        runs = runs_by_identity(state.trials)
-        heard = {trial.identity_id for trial in state.trials if not trial.disturbed}
-        able = {m.machine.identity_id for m in fleet if not is_broken(m)} - {state.patch.author_id}
-        if state.verdict is not Verdict.OPEN:
-            able -= heard
-        for order in state.ready:
-            for machine in fleet:
-                identity = machine.machine.identity_id
-                if may_run(order, machine, runs.get(identity, 0), TERMS):
-                    assert runs.get(identity, 0) <= min(runs.get(other, 0) for other in able)
+@given(st.lists(events, max_size=30))
+def test_every_choice_keeps_the_rules(history: list[Event]) -> None:
+    planner = played(history)
+    states, fleet = final(history)
+    rule = replace(DEFAULT, min_classes=last(history, "set_min_classes", DEFAULT.min_classes))
+    quarantined = last(history, "set_quarantined", frozenset())
+    for machine in fleet.values():
+        choice = planner.choose(machine.machine_id, NOW, NO_DRAW)
+        identity = machine.identity_id
+        if any(base.failed >= 2 and not base.ever for base in machine.bases.values()):
+            assert choice.why is Why.BROKEN
+        if choice.kind is Kind.CANDIDATE:
+            facts = states[choice.patch_id]
+            assert facts.author_id != identity
+            assert identity not in {holder for holder, _ in facts.leased}
+            base = machine.bases[facts.base_sha256]
+            assert base.baselines
+            assert base.ends_at_ms > NOW
+        if choice.kind is Kind.CANDIDATE and identity not in quarantined:
+            believed = [holder for holder, _ in facts.leased if holder not in quarantined]
+            assert len(believed) < wanted(facts, rule)
+            able = {m.identity_id for m in fleet.values() if not _broken(m)} - {facts.author_id} - quarantined
+            chances = {other: facts.runs.get(other, 0) for other in able}
+            assert chances[identity] == min(chances.values())
+        if identity in quarantined and machine.last_trial_at_ms == NOW:
+            assert choice.kind is Kind.NOTHING
+
+
+def _broken(machine: MachineFacts) -> bool:
+    return any(base.failed >= 2 and not base.ever for base in machine.bases.values())
 
 
 @unhurried
-@given(worlds())
-def test_never_more_in_flight_than_wanted_nor_than_trials_are_left(world: World) -> None:
-    states, _, _ = wished(world)
-    for state in states:
-        doubted = state.verdict is not Verdict.OPEN
-        wanted = 1 if doubted else wanted_in_flight(state.log_odds, TERMS.upper)
-        left = TERMS.max_trials - sum(not trial.disturbed for trial in state.trials)
-        assert len(state.ready) <= max(0, min(wanted, left) - len(state.leased))
+@given(st.lists(events, max_size=20), st.sampled_from(MACHINE_IDS))
+def test_choosing_changes_nothing(history: list[Event], machine_id: str) -> None:
+    planner = played(history)
+    first = choices(planner, history)
+    assert choices(planner, history) == first
+    planner.drop_machine(machine_id)
+    planner.drop_machine(machine_id)  # gone already
+    planner.drop_patch("never there")
 
 
-@unhurried
-@given(worlds())
-def test_broken_machines_get_nothing_and_lose_what_waited_for_them(world: World) -> None:
-    _, fleet, orders = wished(world)
-    for state in fleet:
-        if is_broken(state):
-            assert state.baseline_orders == []
-            assert not any(may_run(order, state, 0, TERMS) for order in orders)
+# --- the order of patches ---
 
 
-@unhurried
-@given(worlds())
-def test_a_machine_measures_a_base_before_a_candidate_on_it_and_once_at_a_time(world: World) -> None:
-    _, fleet, orders = wished(world)
-    for machine in fleet:
-        assert len(machine.baseline_orders) <= 1
-        for order in orders:
-            if order.patch_id and not machine.baselines[order.base_sha256]:
-                assert not may_run(order, machine, 0, TERMS)
-            if order.machine_id:
-                assert may_run(order, machine, 99, TERMS) == (order.machine_id == machine.machine.machine_id)
-
-
-@unhurried
-@given(worlds())
-def test_while_something_is_wanted_somebody_can_work(world: World) -> None:
-    """No world is stuck: every order waits for somebody who may run it, or for a baseline that somebody may run."""
-    states, fleet, orders = wished(world)
-    for state in states:
-        runs = runs_by_identity(state.trials)
-        for order in state.ready:
-            takers = [
-                m for m in fleet
-                if may_run(order, m, runs.get(m.machine.identity_id, 0), TERMS) or m.baseline_orders
-            ]  # fmt: skip
-            assert takers, order
-    healthy = [m for m in fleet if not is_broken(m)]
-    testable = [
-        state
-        for state in states
-        if state.verdict is Verdict.OPEN
-        and not state.leased
-        and sum(not trial.disturbed for trial in state.trials) < TERMS.max_trials
-        and any(m.machine.identity_id != state.patch.author_id for m in healthy)
-    ]
-    assert not testable or orders
-
-
-@unhurried
-@given(worlds(), st.integers(1, 3))
-def test_orders_of_patches_that_are_not_worth_testing_any_more_are_cancelled(world: World, kept: int) -> None:
-    states, fleet, orders = wished(world)
-    gone = {state.patch.patch_id for state in states[kept:]}
-    stale = [order for order in orders if order.patch_id in gone]
-    cancelled = plan(states[:kept], fleet, TERMS, orders).cancel
-    assert set(stale) <= set(cancelled)
-    assert not any(order.patch_id == "" and order.machine_id == "absent" for order in cancelled)
-
-
-def test_a_baseline_in_the_queue_of_a_machine_that_is_away_waits_for_it() -> None:
-    waiting = plan([], [a_machine("ada", baselines=0)], TERMS).add
-    assert [order.patch_id for order in waiting] == [""]
-    assert plan([], [], TERMS, waiting) == Plan((), (), ())
-
-
-# --- turns and priorities ---
-
-
-@unhurried
-@given(st.lists(st.sampled_from(IDENTITIES[:3]), min_size=1, max_size=8))
-def test_authors_take_turns(authors: list[str]) -> None:
-    """However many patches an author has and whenever they came: nobody's second is before anybody's first."""
-    states = [a_state(a_patch(f"p{n}", author, at_ms=n)) for n, author in enumerate(authors)]
-    fleet = [a_machine("dan", f"m{n}") for n in range(8)]
-    turn: Counter[str] = Counter()
-    nth = {}
-    for state in states:
-        turn[state.patch.author_id] += 1
-        nth[state.patch.patch_id] = turn[state.patch.author_id]
-    queue = sorted(plan(states, fleet, TERMS).add, key=lambda order: order.priority)
-    assert len(queue) == len(authors)
-    assert [nth[order.patch_id] for order in queue] == sorted(nth.values())
-
-
-def test_a_hundred_patches_of_one_author_do_not_fill_the_queue_before_anothers_first() -> None:
-    states = [a_state(a_patch(f"p{n:03}", "ada", at_ms=n)) for n in range(100)]
-    states.append(a_state(a_patch("late", "bea", at_ms=1000)))
-    queued = [order.patch_id for order in plan(states, [a_machine("cyd")], TERMS).add]
-    assert queued[:2] == ["p000", "late"]
-    assert len(queued) == planning.READY_PER_MACHINE
+def queue(planner: Planner, identity: str = "cyd", most: int = 100) -> list[str]:
+    """What a machine with nothing else to do would be given, one after the other, each lease being held."""
+    order = []
+    for _ in range(most):
+        patch_id = chosen(planner, f"{identity}'s")
+        facts = planner.patch(patch_id)
+        if facts is None:
+            break
+        order.append(patch_id)
+        planner.put_patch(replace(facts, leased=(*facts.leased, (identity, "H100"))))
+    return order
 
 
 def test_evidence_comes_before_fresh_patches_and_doubts_come_last() -> None:
-    crash = [a_trial("dan", outcome="crashed")]
-    states = [
-        a_state(a_patch("fresh", "ada", at_ms=1)),
-        a_state(a_patch("doubted", "ada", at_ms=2), crash, Verdict.PARKED, -0.5),
-        a_state(a_patch("promising", "bea", at_ms=3), [a_trial("dan")], log_odds=1.6),
-        a_state(a_patch("hopeful", "bea", at_ms=4), [a_trial("dan")], log_odds=0.3),
+    patches = [
+        a_patch("fresh", "ada", submitted_at_ms=1),
+        a_patch("doubted", "ada", parked=True, doubted=True, runs={"dan": 1}, heard=frozenset({"dan"}), trials=1),
+        voted("hopeful", {"dan": 0.3}),
+        voted("promising", {"dan": 1.6}),
     ]
-    queue = sorted(plan(states, [a_machine("cyd"), a_machine("dan")], TERMS).add, key=lambda order: order.priority)
-    ranks = list(dict.fromkeys(order.patch_id for order in queue))
-    assert ranks == ["promising", "hopeful", "fresh", "doubted"]
+    assert queue(a_planner(patches, [a_machine("cyd"), a_machine("dan")])) == [
+        "promising", "hopeful", "fresh", "doubted"
+    ]  # fmt: skip
+
+
+def test_a_larger_gain_at_the_same_odds_is_worth_more() -> None:
+    patches = [voted("small", {"dan": 1.5}, gain_bpb=0.001), voted("large", {"dan": 1.4}, gain_bpb=0.008)]
+    assert queue(a_planner(patches, [a_machine("cyd"), a_machine("dan")])) == ["large", "small"]
+
+
+@given(st.floats(-3.0, 4.0), st.floats(-3.0, 4.0), st.floats(0.0, 0.05), st.floats(0.0, 0.05))
+def test_worth_grows_with_the_odds_and_with_the_gain(low: float, high: float, small: float, large: float) -> None:
+    low, high, small, large = *sorted((low, high)), *sorted((small, large))
+    assert worth(low, small, DEFAULT, DEFAULT_POLICY).per_run > 0.0
+    assert worth(low, small, DEFAULT, DEFAULT_POLICY).per_run <= worth(high, large, DEFAULT, DEFAULT_POLICY).per_run
+
+
+@unhurried
+@given(st.lists(st.sampled_from(["ann", "bob", "col"]), min_size=1, max_size=30), st.integers(1, 4))
+def test_authors_take_turns(authors: list[str], turn_patches: int) -> None:
+    """Whenever patches came: nobody's nth is before anybody's, when that is a turn or more earlier in its row."""
+    patches = [a_patch(f"p{n:02}", author, submitted_at_ms=n) for n, author in enumerate(authors)]
+    policy = replace(DEFAULT_POLICY, turn_patches=turn_patches)
+    order = queue(a_planner(patches, [a_machine("cyd")], policy=policy))
+    assert len(order) == len(authors)
+    count: Counter[str] = Counter()
+    turns = []
+    for patch_id in order:
+        author = authors[int(patch_id[1:])]
+        turns.append(count[author] // turn_patches)
+        count[author] += 1
+    assert turns == sorted(turns)
+
+
+def test_a_hundred_patches_of_one_author_do_not_starve_anothers_first() -> None:
+    """Not even when all of the hundred have evidence and are ahead."""
+    hundred = [voted(f"p{n:03}", {"dan": 1.0}, author_id="ann") for n in range(100)]
+    late = a_patch("late", "bob", submitted_at_ms=1000)
+    order = queue(a_planner([*hundred, late], [a_machine("cyd"), a_machine("dan")]))
+    assert order.index("late") == DEFAULT_POLICY.turn_patches
+    fresh = [a_patch(f"p{n:03}", "ann", submitted_at_ms=n) for n in range(100)]
+    assert queue(a_planner([*fresh, late], [a_machine("cyd")])).index("late") <= 1
+
+
+def test_patches_under_way_keep_their_places_in_their_authors_row() -> None:
+    """Else an author with many would have all of them under way before anybody else's first."""
+    under_way = [a_patch(f"p{n}", "ann", leased=(("dan", "H100"),)) for n in range(3)]
+    rest = [a_patch("p3", "ann", submitted_at_ms=1), a_patch("late", "bob", submitted_at_ms=2)]
+    assert queue(a_planner([*under_way, *rest], [a_machine("cyd")])) == ["late", "p3"]
+
+
+# --- who runs what ---
+
+
+def test_an_author_never_runs_the_own_patch_and_is_told_so() -> None:
+    planner = a_planner([a_patch("p", "ada")], [a_machine("ada"), a_machine("bea")])
+    assert (chosen(planner, "ada's"), chosen(planner, "bea's")) == ("OWN", "p")
+
+
+def test_nobody_runs_a_patch_again_before_everybody_at_hand_had_a_chance() -> None:
+    patch = voted("p", {"bea": 0.5, "cyd": 0.5}, ("H100", "4090"))
+    three = [a_machine("bea"), a_machine("cyd", device="4090"), a_machine("dan", device="3060")]
+    planner = a_planner([patch], three)
+    assert (chosen(planner, "bea's"), chosen(planner, "dan's")) == ("ENOUGH", "p")
+    planner.put_patch(voted("p", dict.fromkeys(("bea", "cyd", "dan"), 0.5), CLASSES, leased=()))
+    assert [chosen(planner, f"{who}'s") for who in ("bea", "cyd", "dan")] == ["p", "p", "p"]
+    planner.put_machine(a_machine("eve"))
+    assert [chosen(planner, f"{who}'s") for who in ("bea", "eve")] == ["ENOUGH", "p"]
+
+
+def test_two_identities_do_not_run_a_patch_over_and_over() -> None:
+    """They could not promote it: it waits for a third."""
+    patch = voted("p", {"bea": 1.0, "cyd": 1.0})
+    planner = a_planner([patch], [a_machine("bea"), a_machine("cyd")])
+    assert chosen(planner, "bea's") == "ENOUGH"
+    solo = a_planner([voted("p", {"bea": 1.0})], [a_machine("bea")], rule=SOLO)
+    assert chosen(solo, "bea's") == "p"
+
+
+def test_an_identity_at_the_cap_everywhere_cannot_change_a_verdict() -> None:
+    votes = {"bea": -2.9, "cyd": 1.79, "dan": 1.79}
+    three = [a_machine(who) for who in votes]
+    assert chosen(a_planner([voted("p", votes, CLASSES)], three), "bea's") == "p"  # its own vote may rise
+    assert chosen(a_planner([voted("p", votes, CLASSES)], three, rule=STRICT), "bea's") == "ENOUGH"
+
+
+def test_a_disturbed_trial_is_repeated_in_turn() -> None:
+    patch = a_patch("p", runs={"bea": 1})
+    assert chosen(a_planner([patch], [a_machine("bea")]), "bea's") == "p"
+    assert chosen(a_planner([patch], [a_machine("bea"), a_machine("cyd")]), "bea's") == "ENOUGH"
 
 
 def test_a_doubt_is_offered_once_to_another_identity() -> None:
-    doubted = a_state(a_patch("p", "ada"), [a_trial("bea", outcome="crashed")], Verdict.PARKED, log_odds=5.0)
+    doubted = a_patch("p", "ada", parked=True, doubted=True, runs={"bea": 1}, heard=frozenset({"bea"}), trials=1)
     fleet = [a_machine("ada"), a_machine("bea"), a_machine("bea", "bea's other"), a_machine("cyd")]
-    (order,) = plan([doubted], fleet, TERMS).add
-    runs = runs_by_identity(doubted.trials)
-    allowed = [m.machine.machine_id for m in fleet if may_run(order, m, runs.get(m.machine.identity_id, 0), TERMS)]
-    assert allowed == ["cyd's"]
-    assert plan([replace(doubted, leased=[("cyd", "cyd's")])], fleet, TERMS) == Plan((), (), ())
-    assert plan([doubted], fleet[:3], TERMS) == Plan((), (), ())  # nobody else is there to ask
+    planner = a_planner([doubted], fleet)
+    assert [m.machine_id for m in fleet if chosen(planner, m.machine_id) == "p"] == ["cyd's"]
+    planner.put_patch(replace(doubted, leased=(("cyd", "H100"),)))
+    planner.put_machine(a_machine("dan"))
+    assert chosen(planner, "dan's") == "NO_PATCH"
 
 
-def test_a_disturbed_trial_of_a_doubt_does_not_count_as_having_spoken() -> None:
-    trials = [a_trial("bea", outcome="crashed"), a_trial("cyd", disturbed=True)]
-    doubted = a_state(a_patch("p", "ada"), trials, Verdict.PARKED)
-    (order,) = plan([doubted], [a_machine("cyd")], TERMS).add
-    assert may_run(order, a_machine("cyd"), 1, TERMS)
+@pytest.mark.parametrize(
+    ("odds", "votes", "classes", "most"),
+    [
+        (0.0, 0, 0, 1), (0.69, 1, 1, 1), (0.7, 1, 1, 2), (2.0, 2, 2, 2), (3.4, 2, 3, 1), (3.4, 2, 1, 2), (4.7, 3, 3, 1),
+        (4.7, 2, 2, 1),
+    ],
+)  # fmt: skip
+def test_never_more_under_way_than_could_change_the_verdict(odds: float, votes: int, classes: int, most: int) -> None:
+    facts = a_patch(
+        runs={"x": 1}, votes={f"i{n}": odds / votes for n in range(votes)} if votes else {}, log_odds=odds,
+        classes=frozenset(CLASSES[:classes]), trials=votes,
+    )  # fmt: skip
+    assert wanted(facts, DEFAULT) == most
+    assert wanted(replace(facts, trials=DEFAULT.max_trials), DEFAULT) == 0
+    assert wanted(replace(facts, trials=DEFAULT.max_trials - 1), DEFAULT) == 1
 
 
-def test_a_machine_whose_every_trial_is_disturbed_does_not_stand_before_the_others() -> None:
-    busy, calm = a_machine("bea"), a_machine("cyd")
-    state = a_state(a_patch("p", "ada"), [a_trial("cyd"), a_trial("bea", disturbed=True)])
-    (order,) = plan([state], [busy, calm], TERMS).add
-    assert may_run(order, calm, 1, TERMS)
-    assert may_run(order, busy, 1, TERMS)
-
-
-def test_a_disturbed_trial_is_repeated() -> None:
-    spent = [a_trial("bea")] * (TERMS.max_trials - 1) + [a_trial("bea", disturbed=True)] * 5
-    assert len(plan([a_state(a_patch("p", "ada"), spent)], [a_machine("bea")], TERMS).add) == 1
-    assert (
-        plan([a_state(a_patch("p", "ada"), [a_trial("bea")] * TERMS.max_trials)], [a_machine("bea")], TERMS).add == ()
+@given(st.floats(-0.1, 6.0), st.integers(0, 5), st.integers(0, 3), st.integers(0, 24))
+def test_all_that_may_be_under_way_can_be_needed(odds: float, votes: int, classes: int, trials: int) -> None:
+    """If all but one of them turn out as well as they can, the patch has not won: the last one could decide."""
+    facts = a_patch(
+        log_odds=odds, votes={f"i{n}": 0.0 for n in range(votes)}, classes=frozenset(CLASSES[:classes]), trials=trials
     )
+    most = wanted(facts, DEFAULT)
+    assert most <= DEFAULT.max_trials - trials
+    if most > 1:
+        others = most - 1
+        luckiest = odds + others * math.log(DEFAULT.cap)
+        assert (
+            luckiest < DEFAULT.upper
+            or votes + others < DEFAULT.min_identities
+            or classes + others < DEFAULT.min_classes
+        )
+        assert trials_needed(facts, DEFAULT) >= most
 
 
-def test_baselines_grow_with_the_square_root_of_the_candidates_measured_against_them() -> None:
-    state = a_state(a_patch("p", "ada"))
-    for runs, baselines, wants in [
-        (0, 0, True),
-        (0, 1, False),
-        (2, 1, False),
-        (3, 1, True),
-        (6, 2, False),
-        (7, 2, True),
-    ]:
-        made = plan([state], [a_machine("bea", baselines=baselines, runs=runs)], TERMS).add
-        assert any(order.machine_id for order in made) == wants, (runs, baselines)
+# --- hardware ---
 
 
-def test_a_machine_measures_the_base_of_what_is_most_urgent_first() -> None:
-    """Not the best, while a patch on an older generation leads."""
-    old = a_state(a_patch("p", "ada", base="b0"), [a_trial("cyd")], log_odds=1.0)
-    new = a_state(a_patch("q", "ada", base="b1"))
-    (order,) = [o for o in plan([new, old], [a_machine("bea", baselines=0)], TERMS).add if o.machine_id]
-    assert order.source_sha256 == "b0"
+def test_noisy_cards_screen_and_leave_what_looks_good_to_quieter_ones() -> None:
+    fleet = [a_machine("bea", device="3060"), a_machine("cyd", device="4090"), a_machine("dan"), a_machine("fay")]
+    good, fresh = voted("good", {"dan": 1.5}, CLASSES), a_patch("fresh")
+    planner = a_planner([good, fresh], fleet)
+    assert (chosen(planner, "bea's"), chosen(planner, "cyd's")) == ("fresh", "good")
+    planner.put_patch(voted("good", {"dan": 1.5}, ("H100", "4090")))  # its class has not spoken yet
+    assert chosen(planner, "bea's") == "good"
+    planner.put_patch(good)
+    for gone in ("cyd's", "fay's"):
+        planner.drop_machine(gone)  # no quiet card is left that could confirm it
+    assert chosen(planner, "bea's") == "good"
+
+
+def test_a_class_that_is_missing_comes_first() -> None:
+    patches = [
+        voted("there", {"dan": 1.30}, ("4090",), submitted_at_ms=0),
+        voted("missing", {"dan": 1.25}, ("H100",), submitted_at_ms=1),
+    ]
+    fleet = [a_machine("bea", device="4090"), a_machine("cyd", device="H100"), a_machine("dan")]
+    planner = a_planner(patches, fleet)
+    assert (chosen(planner, "bea's"), chosen(planner, "cyd's")) == ("missing", "there")
+
+
+def test_the_last_votes_are_left_to_the_classes_that_are_missing() -> None:
+    """One vote is missing and one class: another vote of a known class would be wasted."""
+    ahead = voted("p", {"dan": 1.7, "eve": 1.7}, ("H100", "4090"))
+    fleet = [a_machine("bea"), a_machine("cyd", device="3060"), a_machine("dan"), a_machine("eve", device="4090")]
+    planner = a_planner([ahead], fleet)
+    assert (chosen(planner, "bea's"), chosen(planner, "cyd's")) == ("ENOUGH", "p")
+    planner.drop_machine("cyd's")
+    assert chosen(planner, "bea's") == "p"  # nobody is there for that class: a vote is better than none
+    planner.put_patch(voted("p", {"dan": 1.7, "eve": 1.7, "fay": 1.7}, ("H100", "4090")))
+    assert chosen(planner, "bea's") == "ENOUGH"  # only the class is missing
+
+
+def test_one_that_is_ahead_but_crashed_on_a_class_waits_for_that_class() -> None:
+    ahead = voted("p", {"dan": 1.7, "eve": 1.7, "fay": 1.7}, ("H100", "4090", "A100"), doubtful=frozenset({"3060"}))
+    planner = a_planner([ahead], [a_machine("bea"), a_machine("cyd", device="3060")])
+    assert (chosen(planner, "bea's"), chosen(planner, "cyd's")) == ("ENOUGH", "p")
+
+
+# --- baselines ---
+
+
+@pytest.mark.parametrize(
+    ("runs", "baselines", "needed"),
+    [(0, 0, True), (0, 1, False), (2, 1, False), (3, 1, True), (6, 2, False), (7, 2, True), (900, 6, False)],
+)
+def test_baselines_grow_with_the_square_root_of_the_candidates(runs: int, baselines: int, needed: bool) -> None:
+    machine = a_machine("bea", b1=replace(MEASURED, baselines=baselines, runs=runs))
+    assert chosen(a_planner([a_patch("p")], [machine]), "bea's") == ("base b1" if needed else "p")
+
+
+def test_stale_baselines_are_measured_anew() -> None:
+    planner = a_planner([a_patch("p")], [a_machine("bea", b1=replace(MEASURED, ends_at_ms=NOW, baselines=6))])
+    assert chosen(planner, "bea's", now_ms=NOW - 1) == "p"
+    assert chosen(planner, "bea's", now_ms=NOW) == "base b1"
+
+
+def test_while_a_baseline_is_under_way_its_machine_runs_nothing_on_that_base() -> None:
+    machine = a_machine("bea", b1=BaseFacts(leased=1), b0=MEASURED)
+    assert chosen(a_planner([a_patch("p")], [machine]), "bea's") == "ENOUGH"
+    assert chosen(a_planner([a_patch("p"), a_patch("q", base_sha256="b0")], [machine]), "bea's") == "q"
 
 
 def test_a_machine_with_nothing_to_do_measures_the_best() -> None:
-    (order,) = plan([], [a_machine("bea", baselines=0)], TERMS).add
-    assert (order.source_sha256, order.patch_id, order.machine_id) == ("b1", "", "bea's")
+    planner = a_planner([], [a_machine("bea", b0=MEASURED), a_machine("cyd")])
+    assert (chosen(planner, "bea's"), chosen(planner, "cyd's")) == ("base b1", "NO_PATCH")
 
 
-def test_a_machine_with_new_hardware_gets_its_waiting_baseline_under_the_new_class() -> None:
-    before = a_machine("bea", baselines=0, device="3060")
-    (waiting,) = plan([], [before], TERMS).add
-    now = replace(a_machine("bea", baselines=0, device="4090"), baseline_orders=[waiting])
-    assert plan([], [now], TERMS).change == ((replace(waiting, classes=("4090",)), waiting),)
+def test_a_promotion_is_audited_at_once_by_those_who_measured_both() -> None:
+    """However much else there is to do; but not by everybody."""
+    names = [f"i{n}" for n in range(DEFAULT_POLICY.audit_identities + 1)]
+    urgent = [voted(f"p{n}", {"dan": 1.7}, base_sha256="b0") for n in range(9)]
+    fleet = [a_machine(name, b0=MEASURED) for name in names]
+    planner = a_planner(urgent, [*fleet, a_machine("new", b1=MEASURED, b0=BaseFacts())])
+    for name in names[:-1]:
+        assert chosen(planner, f"{name}'s") == "base b1"
+        planner.put_machine(a_machine(name, b0=MEASURED, b1=BaseFacts(leased=1)))
+    assert chosen(planner, f"{names[-1]}'s") in {patch.patch_id for patch in urgent}
 
 
-@pytest.mark.parametrize(("failed", "measured", "broken"), [(1, 0, False), (2, 0, True), (5, 1, False)])
-def test_a_machine_is_broken_when_it_never_completed_what_others_run(failed: int, measured: int, broken: bool) -> None:
-    machine = replace(a_machine("bea", failed=failed), baselines={"b0": 0, "b1": measured})
-    assert is_broken(machine) == broken
+@pytest.mark.parametrize(("failed", "ever", "broken"), [(1, False, False), (2, False, True), (5, True, False)])
+def test_a_machine_that_never_completed_what_others_run_gets_nothing(failed: int, ever: bool, broken: bool) -> None:
+    machine = a_machine("bea", b1=BaseFacts(failed=failed, ever=ever), b0=MEASURED)
+    planner = a_planner([a_patch("p", base_sha256="b0")], [machine])
+    assert (chosen(planner, "bea's") == "BROKEN") == broken
 
 
-def test_a_broken_machine_gets_no_candidate_on_another_base_either() -> None:
-    broken = replace(a_machine("bea"), baselines={"b0": 1, "b1": 0}, failed_baselines={"b1": 2})
-    (order,) = plan([a_state(a_patch("p", "ada", base="b0"))], [broken, a_machine("cyd")], TERMS).add
-    assert not may_run(order, broken, 0, TERMS)
-    assert may_run(order, a_machine("cyd"), 0, TERMS)
+# --- second looks ---
 
 
-# --- a fleet that works ---
+def parked(patch_id: str, odds: float, **fields: Any) -> PatchFacts:
+    return voted(patch_id, {"dan": odds}, parked=True, gain_bpb=fields.pop("gain_bpb", 0.0), **fields)
 
 
-@dataclass
-class Fleet:
-    """Plays a whole swarm in memory: plans, machines ask, trials end. What a machine runs is checked as it is taken."""
-
-    patches: dict[str, PatchState]
-    machines: dict[str, MachineState]
-    holding: dict[str, Order] = field(default_factory=dict)
-
-    def plan(self) -> None:
-        states, fleet = list(self.patches.values()), list(self.machines.values())
-        states, fleet = applied(plan(states, fleet, TERMS), states, fleet)
-        self.patches = {state.patch.patch_id: state for state in states}
-        self.machines = {state.machine.machine_id: state for state in fleet}
-
-    def ask(self, machine_id: str) -> None:
-        machine = self.machines[machine_id]
-        identity = machine.machine.identity_id
-        ready = [order for state in self.patches.values() for order in state.ready] + list(machine.baseline_orders)
-        running = {(o.patch_id, self.machines[m].machine.identity_id) for m, o in self.holding.items() if o.patch_id}
-        for order in sorted(ready, key=lambda o: (o.priority, o.order_id)):
-            trials = self.patches[order.patch_id].trials if order.patch_id else ()
-            mine = runs_by_identity(trials).get(identity, 0)
-            if (order.patch_id, identity) not in running and may_run(order, machine, mine, TERMS):
-                self.holding[machine_id] = order
-                break
-        taken = self.holding.get(machine_id)
-        if taken is not None and taken.patch_id:
-            state = self.patches[taken.patch_id]
-            left = [o for o in state.ready if o.order_id != taken.order_id]
-            self.patches[taken.patch_id] = replace(state, ready=left, leased=[*state.leased, (identity, machine_id)])
-
-    def end(self, machine_id: str, *, disturbed: bool) -> None:
-        order, machine = self.holding.pop(machine_id), self.machines[machine_id]
-        base = order.base_sha256
-        if not order.patch_id:
-            done = machine.baselines[base] + (not disturbed)
-            left = [o for o in machine.baseline_orders if o.order_id != order.order_id]
-            self.machines[machine_id] = replace(
-                machine, baselines={**machine.baselines, base: done}, baseline_orders=left
-            )
-            return
-        state, identity = self.patches[order.patch_id], machine.machine.identity_id
-        leased = list(state.leased)
-        leased.remove((identity, machine_id))
-        trials = [*state.trials, a_trial(identity, machine_id, disturbed=disturbed)]
-        self.patches[order.patch_id] = replace(state, trials=trials, leased=leased)
-        done = machine.candidate_runs[base] + (not disturbed)
-        self.machines[machine_id] = replace(machine, candidate_runs={**machine.candidate_runs, base: done})
+def test_an_idle_machine_looks_again_at_the_best_parked_patch_that_has_rested() -> None:
+    planner = a_planner([parked("low", -0.9), parked("high", -0.3)], [a_machine("bea"), a_machine("dan")])
+    assert chosen(planner, "bea's") == "high"
+    planner.put_patch(parked("high", -0.3, decided_at_ms=NOW))
+    assert chosen(planner, "bea's") == "low"
+    planner.put_patch(a_patch("fresh"))
+    assert chosen(planner, "bea's") == "fresh"
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    owners=st.lists(st.sampled_from(IDENTITIES), min_size=1, max_size=5),
-    authors=st.lists(st.sampled_from(IDENTITIES), min_size=1, max_size=3),
-    steps=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=120),
-)
-def test_a_fleet_finishes_every_patch_and_shares_the_work(
-    owners: list[str], authors: list[str], steps: list[tuple[int, int]]
-) -> None:
-    fleet = Fleet(
-        {f"p{n}": a_state(a_patch(f"p{n}", author, BASES[n % 2], n)) for n, author in enumerate(authors)},
-        {
-            f"m{n}": replace(
-                a_machine(owner, f"m{n}", ("H100", "4090")[n % 2]),
-                baselines=dict.fromkeys(BASES, 0),
-                candidate_runs=dict.fromkeys(BASES, 0),
-            )
-            for n, owner in enumerate(owners)
-        },
-    )
-    assume(all(set(owners) - {author} for author in authors))
-    names = sorted(fleet.machines)
-    # A drawn beginning, then everybody in turn until nothing is left.
-    for choice, chance in [*steps, *((n, 5) for n in range(40 * len(names) * len(authors)))]:
-        name = names[choice % len(names)]
-        fleet.plan()
-        if name in fleet.holding:
-            fleet.end(name, disturbed=chance == 0)
-        else:
-            fleet.ask(name)
-    for state in fleet.patches.values():
-        assert state.patch.author_id not in {trial.identity_id for trial in state.trials}
-        counted = Counter(trial.identity_id for trial in state.trials if not trial.disturbed)
-        assert counted.total() == TERMS.max_trials
-        chances = Counter(trial.identity_id for trial in state.trials)
-        able = set(owners) - {state.patch.author_id}
-        assert max(chances.values()) - min(chances[identity] for identity in able) <= 1
+def test_a_hopeless_patch_gets_no_second_look() -> None:
+    assert chosen(a_planner([parked("p", -2.9)], [a_machine("bea"), a_machine("dan")]), "bea's") == "NO_PATCH"
+
+
+# --- trust ---
+
+LOSS = KnownLoss("bad", "ann", "source of bad", "b1", 0.02)
+
+
+def test_now_and_then_a_known_answer_takes_a_candidates_place() -> None:
+    planner = a_planner([a_patch("p")], [a_machine("bea"), a_machine("ann"), a_machine("eve", b1=BaseFacts())])
+    planner.set_known_losses([LOSS])
+    due = DEFAULT_POLICY.known_answer_share / 2
+    assert (chosen(planner, "bea's", due), chosen(planner, "bea's")) == ("known bad", "p")
+    assert chosen(planner, "ann's", due) == "p"  # its own patch
+    assert chosen(planner, "eve's", due) == "base b1"  # it has no baseline to compare with
+    planner.set_known_losses([replace(LOSS, seen=frozenset({"bea"}))])
+    assert chosen(planner, "bea's", due) == "p"
+    planner.drop_patch("p")
+    assert chosen(planner, "eve's", due) == "base b1"
+    planner.set_known_losses([LOSS])
+    assert chosen(planner, "bea's", due) == "NO_PATCH"  # nobody's electricity is spent on it alone
+
+
+@given(st.floats(0.0, 1.0))
+def test_known_answers_take_their_share_of_draws(draw: float) -> None:
+    planner = a_planner([a_patch("p")], [a_machine("bea")])
+    planner.set_known_losses([LOSS, replace(LOSS, patch_id="worse")])
+    known = chosen(planner, "bea's", draw).startswith("known")
+    assert known == (draw < DEFAULT_POLICY.known_answer_share)
+
+
+def test_without_known_answers_the_worst_parked_patch_is_confirmed_by_others() -> None:
+    bad = parked("bad", -2.9, gain_bpb=-0.02)
+    planner = a_planner([a_patch("p"), bad, parked("poor", -2.9, gain_bpb=-0.005)], [a_machine("bea")])
+    due = DEFAULT_POLICY.known_answer_share / 2
+    assert (chosen(planner, "bea's", due), chosen(planner, "bea's")) == ("bad", "p")
+    planner.put_patch(replace(bad, leased=(("eve", "H100"),)))
+    assert chosen(planner, "bea's", due) == "p"
+
+
+def test_in_quarantine_a_machine_runs_a_trial_an_hour_that_nobody_counts_on() -> None:
+    patch = a_patch("p")
+    planner = a_planner([patch], [a_machine("bea"), a_machine("cyd")])
+    planner.set_quarantined({"bea"})
+    assert chosen(planner, "bea's") == "p"
+    planner.put_patch(replace(patch, leased=(("bea", "H100"),)))
+    assert chosen(planner, "cyd's") == "p"  # as if it were not under way
+    planner.put_machine(replace(a_machine("bea"), last_trial_at_ms=NOW - HOUR_MS + 1))
+    assert chosen(planner, "bea's") == "QUARANTINED"
+    planner.set_known_losses([LOSS])
+    assert chosen(planner, "bea's", now_ms=NOW + 1) == "known bad"
+    planner.set_quarantined(())
+    assert chosen(planner, "cyd's") == "NO_PATCH" or chosen(planner, "cyd's") == "ENOUGH"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"known_answer_share": 1.5}, {"useful_share": 0.0}, {"turn_patches": 0}, {"screen_ratio": 0.0},
+     {"first_baselines": 7}, {"window": -0.1}],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_used_says_so(fields: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError):
+        replace(DEFAULT_POLICY, **fields)

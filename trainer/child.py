@@ -32,7 +32,7 @@ class CandidateError(Exception):
 
 
 def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
-    """Run the candidate's `main` and hand over the weights of the model it returns."""
+    """Run the candidate's `main`, hand over the weights of the model it returns, and say what that model predicts."""
     seed = int(orders["seed"])
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # for candidates that draw from numpy's global state
@@ -53,7 +53,10 @@ def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
         raise CandidateError("main(session) must return the trained model")
     save_weights(model, Path(orders["weights"]))
     write_frame(write_fd, Frame({"kind": "weights"}))
-    read_frame(read_fd, MAX_ORDER_BYTES)  # until the parent, having read our clock, ends this process
+    if "torch._dynamo" in sys.modules:  # what was compiled for training would be compiled again for these questions
+        torch.compiler.set_stance("eager_on_recompile")
+    original = getattr(model, "_orig_mod", model)  # torch.compile wraps the module it is given
+    _answer_all(original.to(session.device).eval(), session.config, read_fd, write_fd)
 
 
 def exam(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
@@ -63,21 +66,46 @@ def exam(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
     _load_weights(model, Path(orders["weights"]))
     model.to(config.device).eval()
     write_frame(write_fd, Frame({"kind": "ready"}))
+    _answer_all(model, config, read_fd, write_fd)
+
+
+def _answer_all(model: torch.nn.Module, config: Config, read_fd: int, write_fd: int) -> None:
+    """Answer questions about the model until the parent hangs up, or ends this process."""
     with torch.inference_mode():
         while (question := read_frame(read_fd, MAX_ORDER_BYTES)) is not None:
             write_frame(write_fd, _answer(model, config, question))
 
 
 def _answer(model: torch.nn.Module, config: Config, question: Frame) -> Frame:
-    """`rows`: (n, T+1) tokens -> (n, T) losses in nats. `prefix`: (t,) tokens -> (vocab,) logits after the last."""
-    tokens = torch.from_numpy(np.frombuffer(question.payload, dtype="<u2").astype(np.int64)).to(config.device)
-    if question.kind == "prefix":
-        logits = model(tokens[None])[0, -1]
+    """`rows`: (n, T+1) tokens -> (n, T) losses in nats.
+
+    `cut`: (n, T) tokens, (n,) positions -> (n, vocab) logits there; the tokens after a position are not the text's.
+    """
+    count = int(question.header["rows"])
+    if question.kind == "cut":
+        tokens_bytes = len(question.payload) - 4 * count
+        inputs = _tokens(question.payload[:tokens_bytes], count, config)
+        positions = torch.from_numpy(np.frombuffer(question.payload[tokens_bytes:], dtype="<u4").astype(np.int64))
+        logits = _logits(model, inputs, config)[torch.arange(count), positions.to(config.device)]
         return Frame({"kind": "logits"}, logits.float().cpu().numpy().astype("<f4").tobytes())
-    rows = tokens.view(int(question.header["rows"]), -1)
-    logits = model(rows[:, :-1]).float()
+    rows = _tokens(question.payload, count, config)
+    logits = _logits(model, rows[:, :-1], config).float()
     losses = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
     return Frame({"kind": "losses"}, losses.cpu().numpy().astype("<f4").tobytes())
+
+
+def _tokens(payload: bytes, count: int, config: Config) -> torch.Tensor:
+    tokens = np.frombuffer(payload, dtype="<u2").astype(np.int64).reshape(count, -1)
+    return torch.from_numpy(tokens).to(config.device)
+
+
+def _logits(model: torch.nn.Module, inputs: torch.Tensor, config: Config) -> torch.Tensor:
+    logits: torch.Tensor = model(inputs)
+    wanted = (*inputs.shape, config.vocab_size)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != wanted:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise CandidateError(f"model(tokens) must return logits of shape {wanted}, it returned {got}")
+    return logits
 
 
 def _config(orders: Mapping[str, Any]) -> Config:

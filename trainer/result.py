@@ -30,6 +30,8 @@ class TrialLimits:
     stretch: how many times its budget a trial may last by the wall, where the budget is processor time.
     exam_s: for each of the two exam children, from its orders to its last answer.
     exam_probes: secret positions at which the second child checks the first.
+    interview_s: by the budget's clock, besides a share of the budget: for the trained model's answer to a few rows. On
+        a GPU `interview_gpu_s`, because kernels are loaded when they are first used.
     max_starved: a trial that waited longer than this share of the time in which it wanted a processor was disturbed;
         for one that timed out `max_starved_late` is enough.
     """
@@ -41,7 +43,9 @@ class TrialLimits:
     save_bytes_per_s: float = 500e6
     stretch: float = 6.0
     exam_s: float = 60.0
-    exam_probes: int = 128
+    exam_probes: int = 1024
+    interview_s: float = 0.25
+    interview_gpu_s: float = 4.0
     source_bytes: int = 256 * 1024
     weights_bytes: int = 1 << 30
     memory_bytes: int = 8 << 30

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer import sandbox
-from trainer.examiner import Examiner, Question, bits_per_byte, draw_probes
+from trainer.agreement import Question, bits_per_byte, draw_probes, judge_trained
+from trainer.examiner import INTERVIEW_SHARE, Examiner
 from trainer.feed import Feed
 from trainer.folder import remove_tree
 from trainer.installation import Installation, lay_out
@@ -33,7 +34,7 @@ from trainer.result import (
 )
 from trainer.source import source_problem
 from trainer.training import Trainer, orders_for
-from trainer.weights import Weights, take_weights
+from trainer.weights import Weights, seal_weights, take_weights
 from trainer.wire import Frame
 
 _EXAM_FILE_BYTES = 64 << 20  # an exam child has nothing to write but its caches
@@ -51,6 +52,7 @@ class Stages:
         clock: Callable[[], float],
         on_progress: Callable[[TrialProgress], None],
         stop: threading.Event,
+        secret: Callable[[], int],
     ) -> None:
         self._spec = spec
         self._manifest = manifest
@@ -58,12 +60,15 @@ class Stages:
         self._clock = clock
         self._on_progress = on_progress
         self._stop = stop
+        self._secret = secret
         self._log = LogTail(spec.limits.log_tail_bytes)
         self._feed = self._make_feed(clock)
         self._source = folder / "source" / "train.py"
         self._taken = folder / "weights" / "weights.safetensors"
         self._installation: Installation
         self._trainer: Trainer | None = None
+        self._sealed: str | None = None
+        self._interview: tuple[np.ndarray, np.ndarray] | None = None
         self._weights: Weights | None = None
         self._peak_memory_bytes = 0
         self._exam_began_at: float | None = None
@@ -150,9 +155,32 @@ class Stages:
             )
             try:
                 self._trainer.run(self._orders(written, seed=self._spec.seed, budget_s=self._spec.budget_s))
+                self._hear_trained(child, written)
             finally:
                 self._peak_memory_bytes = child.usage().peak_memory_bytes
         return written
+
+    def _hear_trained(self, child: Child, written: Path) -> None:
+        """Fix the weights, then ask the model that was trained what it loses on rows it could not foresee."""
+        self._sealed = seal_weights(written, self._spec.limits.weights_bytes)
+        clock = self._budget_clock(child)
+        began_s = clock()
+        self._interview = self._examiner().interview(
+            child,
+            self._chance(),
+            tokens_trained=self._feed.tokens_served,
+            deadline_at=self._clock() + self._spec.limits.exam_s,
+        )
+        limits = self._spec.limits
+        once_s = limits.interview_s if self._spec.device == "cpu" else limits.interview_gpu_s
+        allowed_s = once_s + INTERVIEW_SHARE * self._spec.budget_s
+        took_s = clock() - began_s
+        if took_s > allowed_s:
+            raise TrialEnded(
+                Outcome.TIMED_OUT,
+                f"took {took_s:.2f} s to read a few rows after training, {allowed_s:.2f} s is allowed: nothing may "
+                "train on once session.batches() has ended",
+            )
 
     def take(self, written: Path) -> None:
         """Check the weights and keep a copy the candidate never saw.
@@ -160,22 +188,19 @@ class Stages:
         Raises:
             TrialEnded: they are not what they should be, or came too late.
         """
-        self._weights = take_weights(written, self._taken, self._spec.limits.weights_bytes)
+        self._weights = take_weights(written, self._taken, self._spec.limits.weights_bytes, self._sealed)
         if self._trainer is not None:
             self._trainer.check_overtime(self._weights.size_bytes)
             remove_tree(written.parent)
 
-    def examine(self, secret: Callable[[], int]) -> None:
+    def examine(self) -> None:
         """Have the weights examined by two children, one after the other.
 
         Raises:
             TrialEnded: they failed, or disagree.
         """
         self._exam_began_at = self._clock()
-        question = self._question()
-        examiner = Examiner(
-            question, self._spec.limits, clock=self._clock, stop=self._stop, on_progress=self._on_progress
-        )
+        question, examiner = self._question(), self._examiner()
         orders = self._orders(self._taken)
         with ExitStack() as running:
             # Both start importing now; the second is told nothing, the source included, until the first is dead.
@@ -185,9 +210,12 @@ class Stages:
             )
             claims = examiner.claims(first, orders)
             first.end()
-            chance = np.random.default_rng(secret())
-            probes = draw_probes(len(question.rows), question.rows.shape[1], self._spec.limits.exam_probes, chance)
-            self._margin = examiner.compare(second, orders, claims, probes)
+            trained = 0.0
+            if self._interview is not None:
+                asked, said = self._interview
+                trained = judge_trained(said, claims[asked])
+            probes = draw_probes(question.scored, self._spec.limits.exam_probes, self._chance())
+            self._margin = max(trained, examiner.compare(second, orders, claims, probes))
         self._exam_ended_at = self._clock()
         self._score(claims, question)
         if self._spec.keep_weights is not None:
@@ -198,6 +226,19 @@ class Stages:
         self._val_bpb = bits_per_byte(claims[:fixed], question.rows[:fixed], question.byte_lengths)
         if self._spec.fresh_rows:
             self._fresh_bpb = bits_per_byte(claims[fixed:], question.rows[fixed:], question.byte_lengths)
+
+    def _examiner(self) -> Examiner:
+        return Examiner(
+            self._question(),
+            self._spec.limits,
+            device=self._spec.device,
+            clock=self._clock,
+            stop=self._stop,
+            on_progress=self._on_progress,
+        )
+
+    def _chance(self) -> np.random.Generator:
+        return np.random.default_rng(self._secret())
 
     def _question(self) -> Question:
         rows = self._manifest.val_rows()

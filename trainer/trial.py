@@ -47,7 +47,7 @@ def run_trial(
     """Run one trial; blocks until it ends, and leaves no process and no file behind.
 
     Safe in a worker thread. `clock` is monotonic, in seconds. Setting `stop` ends the trial as ABORTED within a
-    fraction of a second. `secret` seeds the positions of the exam and must not be foreseeable.
+    fraction of a second. `secret` seeds what the exam asks and must not be foreseeable.
 
     Raises:
         TrainerError: this machine cannot run it: data missing or other data than asked for, no space, no sandbox, no
@@ -56,9 +56,9 @@ def run_trial(
 
     def stages(trial: Stages) -> None:
         trial.take(trial.train())
-        trial.examine(secret)
+        trial.examine()
 
-    return _run(spec, stages, clock=clock, on_progress=on_progress, stop=stop)
+    return _run(spec, stages, clock=clock, on_progress=on_progress, stop=stop, secret=secret)
 
 
 def examine_weights(
@@ -78,9 +78,9 @@ def examine_weights(
 
     def stages(trial: Stages) -> None:
         trial.take(weights)
-        trial.examine(secret)
+        trial.examine()
 
-    return _run(spec, stages, clock=clock, on_progress=on_progress, stop=stop)
+    return _run(spec, stages, clock=clock, on_progress=on_progress, stop=stop, secret=secret)
 
 
 def code_digest() -> str:
@@ -103,11 +103,12 @@ def _run(
     clock: Callable[[], float],
     on_progress: Callable[[TrialProgress], None],
     stop: threading.Event,
+    secret: Callable[[], int],
 ) -> TrialResult:
     began_at = clock()
     manifest = load_manifest(spec.data_dir, spec.manifest_sha256)
     with trial_folder(spec.work_dir, 2 * min(spec.limits.weights_bytes, _USUAL_WEIGHTS_BYTES)) as folder:
-        trial = Stages(spec, manifest, folder, clock=clock, on_progress=on_progress, stop=stop)
+        trial = Stages(spec, manifest, folder, clock=clock, on_progress=on_progress, stop=stop, secret=secret)
         try:
             trial.lay_out()
             stages(trial)

@@ -1,8 +1,9 @@
 """Weights leave the sandbox as data: one safetensors file, checked without torch before anything else reads it.
 
 `take_weights` is called when the whole process tree that wrote the file is dead. It follows no link, opens nothing
-that could block, believes no length, and copies into a folder the candidate never saw. Whether the tensors fit the
-model is found out in the exam.
+that could block, believes no length, and copies into a folder the candidate never saw. `seal_weights` is called
+before, while that tree still lives: what is taken must be what was sealed. Whether the tensors fit the model is found
+out in the exam.
 """
 
 import hashlib
@@ -37,15 +38,27 @@ class Weights:
     size_bytes: int
 
 
-def take_weights(written: Path, copy: Path, limit_bytes: int) -> Weights:
+def seal_weights(written: Path, limit_bytes: int) -> str:
+    """The sha256 of the file, after which its writer can no longer change it unnoticed.
+
+    Raises:
+        TrialEnded: it is not there, too large, or not a plain file.
+    """
+    with os.fdopen(_open_plain_file(written, limit_bytes), "rb") as source, Path(os.devnull).open("wb") as nowhere:
+        return _copy(source, nowhere, limit_bytes)[0]
+
+
+def take_weights(written: Path, copy: Path, limit_bytes: int, sealed: str | None = None) -> Weights:
     """Copy the file a candidate wrote to `copy`, and check what was copied.
 
     Raises:
-        TrialEnded: it is not there, too large, not a plain file, or not safetensors.
+        TrialEnded: it is not there, too large, not a plain file, not safetensors, or not what was sealed.
     """
     fd = _open_plain_file(written, limit_bytes)
     with os.fdopen(fd, "rb") as source, copy.open("xb") as target:
         digest, size_bytes = _copy(source, target, limit_bytes)
+    if sealed is not None and digest != sealed:
+        raise _refused("were changed after they were handed over")
     with copy.open("rb") as stream:
         problem = header_problem(stream, size_bytes)
     if problem:

@@ -124,7 +124,8 @@ def test_a_crash_says_what_happened(bench, source, reason):
 
 
 def test_a_model_that_cannot_be_rebuilt_crashes_in_the_exam(bench):
-    result = bench.run(changed(BIGRAM, ("    return model\n", "    return nn.Linear(3, 3)\n")))
+    grown = "    model.more = nn.Parameter(torch.zeros(3))\n    return model\n"
+    result = bench.run(changed(BIGRAM, ("    return model\n", grown)))
     assert result.outcome is Outcome.CRASHED
     assert "in the exam: the weights do not fit build_model" in result.reason
 
@@ -153,7 +154,9 @@ def test_a_start_that_never_ends_times_out(bench):
 
 
 def test_weights_that_never_come_time_out(bench):
-    result = bench.run(changed(BIGRAM, ("    return model\n", "    while True: pass\n")), limits={"grace_s": 1})
+    result = bench.run(
+        changed(BIGRAM, ("    return model\n", "    while True: pass\n")), limits={"grace_s": 1, "stretch": 90}
+    )
     assert result.outcome is Outcome.TIMED_OUT
     assert "did not hand over its weights within 1 s" in result.reason
 

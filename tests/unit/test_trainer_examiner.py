@@ -4,8 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.examiner import TOLERANCE_EACH, TOLERANCE_MEAN, bits_per_byte, draw_probes, judge, loss_of
+from trainer.agreement import (
+    TOLERANCE_EACH,
+    TOLERANCE_MEAN,
+    bits_per_byte,
+    check_claims,
+    draw_probes,
+    judge,
+    judge_trained,
+    losses_of,
+    same_shape,
+)
 from trainer.report import block, comparison, interval, spread, summary, summary_json
 from trainer.result import Outcome, TrialEnded, TrialResult
 from trainer.source import source_problem
@@ -25,23 +37,72 @@ def test_a_uniform_model_scores_the_vocabulary():
 
 
 def test_a_loss_is_normalised_here_whatever_the_logits():
-    logits = np.array([1.0, 2.0, 3.0])
-    expected = -math.log(math.exp(2) / sum(math.exp(x) for x in logits))
-    assert loss_of(logits, 1) == pytest.approx(expected)
-    assert loss_of(logits + 1000, 1) == pytest.approx(expected)  # no overflow, no gain by shifting
-    assert not math.isfinite(loss_of(np.array([np.nan, 0.0]), 1))
+    logits = np.array([[1.0, 2.0, 3.0]])
+    expected = -math.log(math.exp(2) / sum(math.exp(x) for x in logits[0]))
+    assert losses_of(logits, np.array([1])) == pytest.approx(expected)
+    assert losses_of(logits + 1000, np.array([1])) == pytest.approx(expected)  # no overflow, no gain by shifting
+    assert not np.isfinite(losses_of(np.array([[np.nan, 0.0], [np.inf, 0.0]]), np.array([1, 0]))).any()
 
 
-def test_probes_are_one_a_row_and_depend_on_the_secret():
-    probes = draw_probes(256, 129, 128, np.random.default_rng(1))
-    assert len({probe.row for probe in probes}) == 128
-    assert all(0 <= probe.position < 128 for probe in probes)
-    assert probes != draw_probes(256, 129, 128, np.random.default_rng(2))
-    assert len(draw_probes(10, 129, 128, np.random.default_rng(1))) == 10
+@pytest.mark.parametrize(
+    ("losses", "outcome"),
+    [([np.nan, 1.0], Outcome.CRASHED), ([np.inf, 1.0], Outcome.CRASHED), ([-0.1, 1.0], Outcome.DISQUALIFIED)],
+)
+def test_claims_that_cannot_be_losses(losses, outcome):
+    with pytest.raises(TrialEnded) as caught:
+        check_claims(np.array(losses))
+    assert caught.value.outcome is outcome
+    assert check_claims(np.array([-1e-6, 3.0]))[1] == 3.0
+
+
+def everything(rows=256, tokens=128):
+    return np.ones((rows, tokens), bool)
+
+
+def test_probes_are_secret_even_and_never_tell_what_another_asks():
+    rounds = draw_probes(everything(), 1024, np.random.default_rng(1))
+    assert [len(one) for one in rounds] == [256] * 4
+    asked = {}
+    for one in rounds:
+        assert len(set(one.rows)) == len(one)  # one position of a row at a time
+        for row, position in zip(one.rows, one.positions, strict=True):
+            assert position > asked.get(row, -1)  # and only ever later ones
+            asked[row] = position
+    other = draw_probes(everything(), 1024, np.random.default_rng(2))
+    assert (rounds[0].positions != other[0].positions).any()
+    assert (rounds[0].rows != other[0].rows).any()
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 300), st.integers(0, 2**32))
+def test_probes_are_distinct_scored_positions_whatever_the_sizes(rows, tokens, count, seed):
+    chance = np.random.default_rng(seed)
+    scored = chance.random((rows, tokens)) < 0.7
+    rounds = draw_probes(scored, count, chance)
+    drawn = [pair for one in rounds for pair in zip(one.rows.tolist(), one.positions.tolist(), strict=True)]
+    assert len(set(drawn)) == len(drawn) <= count
+    assert all(scored[pair] for pair in drawn)
+    assert all(len(set(one.rows.tolist())) == len(one) for one in rounds)
+    if scored.sum(axis=1).min() * rows >= count + rows:
+        assert abs(len(drawn) - count) <= rows
+
+
+def test_every_position_is_as_likely_as_another():
+    drawn = np.zeros((8, 16))
+    for seed in range(2000):
+        for one in draw_probes(everything(8, 16), 24, np.random.default_rng(seed)):
+            np.add.at(drawn, (one.rows, one.positions), 1)
+    expected = 2000 * 24 / drawn.size
+    assert ((drawn - expected) ** 2 / expected).sum() < 200  # chi squared, 127 degrees: 1 in 10,000 is above 191
+
+
+def test_questions_have_one_shape_and_the_last_is_filled_with_its_own_rows():
+    parts = list(same_shape(np.arange(10).reshape(5, 2), 3))
+    assert [part.shape for part in parts] == [(3, 2), (3, 2)]
+    assert parts[1].tolist() == [[6, 7], [8, 9], [6, 7]]
 
 
 def test_an_honest_model_passes_with_room():
-    noise = np.random.default_rng(0).normal(0, 1e-5, 128)
+    noise = np.random.default_rng(0).normal(0, 1e-5, 1024)
     assert judge(noise) < 0.01
 
 
@@ -59,6 +120,18 @@ def test_a_lie_is_a_disqualification_with_a_reason(lie):
         judge(lie)
     assert caught.value.outcome is Outcome.DISQUALIFIED
     assert "\n" not in caught.value.reason
+
+
+def test_a_model_trained_further_is_another_model():
+    said = np.random.default_rng(0).uniform(0, 9, (32, 128)).astype("<f4")
+    rounding = np.random.default_rng(1).normal(0, 0.02, said.shape)
+    assert judge_trained(said, said) == 0
+    assert judge_trained(said, said + rounding) < 1
+    for claims in (said - 0.003, said + np.random.default_rng(2).normal(0, 0.2, said.shape), said * 0.99):
+        with pytest.raises(TrialEnded) as caught:
+            judge_trained(said, claims)
+        assert caught.value.outcome is Outcome.DISQUALIFIED
+        assert "not the one that was trained" in caught.value.reason
 
 
 def result(val_bpb: float | None) -> TrialResult:

@@ -1,8 +1,8 @@
 """The coordinator's use cases: what happens when a machine asks, a result arrives, a patch is submitted, time passes.
 
-Puts the rooms together - `intake`, `dispatch`, `deciding`, `scheduling` - and tells sessions what concerns them. What
-follows from a result is worked out by one worker per process (`work`), never inside a call; other processes on the
-same store are kept apart by the changes' guards.
+Puts the rooms together - `intake`, `dispatch`, `following`, `scheduling` - and tells sessions what concerns them. What
+follows from a ledger entry is worked out by one worker per process (`work`), never inside a call; other processes on
+the same store are kept apart by the changes' guards.
 """
 
 import asyncio
@@ -12,28 +12,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoresearch.v1.envelope_pb2 import Envelope
-from coordinator.deciding import Decider
 from coordinator.dispatch import Dispatch, Receipt
 from coordinator.errors import OperatorError
-from coordinator.intake import UNDECIDED, Intake
+from coordinator.following import Follower
+from coordinator.intake import Intake
+from coordinator.ledger import Entry
 from coordinator.model import Identity, Lease, Machine, Patch, Progress
 from coordinator.records import Records
 from coordinator.scheduling import Scheduler
+from coordinator.settling import UNDECIDED
 from coordinator.store import Change, Rank, StoreError
 
 log = logging.getLogger(__name__)
 RETRY_MS = 2_000  # an idle machine asks again this often
 TICK_S = 1.0  # leases are looked at this often
-EVERY_PATCH = "*"
+_QUARANTINE = {
+    "quarantine": "your results do not count for now: this identity is in quarantine; it {}",
+    "reinstatement": "your results count again: {}",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Something that machines are told at once: `lease` set: stop that trial; otherwise a notice for everybody."""
+    """Something that machines are told at once: `lease` set: stop that trial; otherwise a notice, for the machines of
+    one identity or for everybody."""
 
     text: str
     generation: int
     lease: Lease | None = None
+    identity_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class App:
         records: Records,
         intake: Intake,
         dispatch: Dispatch,
-        decider: Decider,
+        follower: Follower,
         scheduler: Scheduler,
         *,
         now_ms: Callable[[], int],
@@ -60,7 +67,7 @@ class App:
     ) -> None:
         self.records = records
         self.dispatch = dispatch
-        self.decider = decider
+        self._follower = follower
         self._intake = intake
         self._scheduler = scheduler
         self._now_ms = now_ms
@@ -68,14 +75,11 @@ class App:
         self._working = asyncio.Lock()
         self._asked = 0  # machines that found nothing in the queues and wait for them to be looked at again
         self._answered = 0
-        self._due: set[str] = set()  # patches with new evidence; EVERY_PATCH after a baseline
         self._stale = asyncio.Event()  # the queues may not be what they should be
-        self._unsure = False  # something failed half-way: branch `best` may be behind the store
 
     async def recover(self) -> None:
-        """After a start: branch as the store says, every undecided patch looked at again, queues made anew."""
-        await self.decider.reconcile_lineage()
-        self._due.add(EVERY_PATCH)
+        """After a start: branch as the store says, what the ledger holds followed up, queues made anew."""
+        self._stale.set()
         await self.work_once()
 
     async def work(self) -> None:
@@ -92,10 +96,10 @@ class App:
                 await asyncio.sleep(TICK_S)
 
     async def work_once(self) -> None:
-        """Ends leases that were not kept alive, decides what has new evidence, plans if anything changed."""
+        """Ends leases that were not kept alive, follows the ledger, plans if anything changed."""
         async with self._working:
             expired = await self.dispatch.expire()
-            if self._stale.is_set() or expired or self._due:
+            if self._stale.is_set() or expired or await self._follower.behind():
                 await self._follow_up()
 
     async def _catch_up(self) -> None:
@@ -109,26 +113,28 @@ class App:
 
     async def _follow_up(self) -> None:
         self._stale.clear()
-        if self._unsure:
-            await self.decider.reconcile_lineage()
-            self._unsure = False
-        if EVERY_PATCH in self._due:
-            self._due |= {patch.patch_id for patch in await self.records.open_patches()}
-            self._due.discard(EVERY_PATCH)
-        while self._due:
-            await self._judge_safely(self._due.pop())
+        await self._follower.catch_up(self._heed)
         await self._scheduler.plan()
 
-    async def _judge_safely(self, patch_id: str) -> None:
-        try:
-            await self._judge(patch_id)
-        except (StoreError, OperatorError, asyncio.CancelledError):
-            self._due.add(patch_id)
-            self._unsure = True
-            raise
-        except Exception:  # a fault of ours over one patch must not keep all others from their verdicts
-            self._unsure = True
-            log.exception("patch %s cannot be judged: report this; its evidence is kept", patch_id)
+    async def _heed(self, entry: Entry) -> None:
+        """Stops what an entry makes a waste, and tells those whom it concerns."""
+        if entry.kind == "verdict" and entry.body["verdict"] not in UNDECIDED:
+            patch = await self.records.patch(entry.body["patch_id"])
+            if patch is not None and patch.verdict not in UNDECIDED:
+                await self._stop_trials(patch, f"its patch is decided: {patch.verdict}")
+        elif entry.kind == "promotion":
+            text = f"new best, generation {entry.body['generation']}: {entry.body['title']}"
+            self._tell(Told(text, entry.body["generation"]))
+        elif entry.kind == "rollback":
+            log.warning("generation %d: %s: %s", entry.body["generation"], entry.body["title"], entry.body["reason"])
+            self._tell(Told(f"generation {entry.body['generation']}: {entry.body['title']}", entry.body["generation"]))
+        elif entry.kind == "proposal" and not entry.body["stands"]:
+            log.warning("generation %d should be rolled back: %s", entry.body["generation"], entry.body["reason"])
+        elif entry.kind in ("quarantine", "reinstatement"):
+            who, reason = entry.body["identity_id"], entry.body["reason"]
+            log.warning("identity %s: %s: %s", who, entry.kind, reason)
+            generation = (await self.records.best()).generation
+            self._tell(Told(_QUARANTINE[entry.kind].format(reason), generation, identity_id=who))
 
     async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
         """See `Intake.enroll`; the new machine is planned for."""
@@ -170,7 +176,7 @@ class App:
     async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
         """The next order for a machine, or why there is none."""
         await self.seen(machine.machine_id)
-        if self._due or self._working.locked():
+        if self._working.locked() or await self._follower.behind():
             await self._catch_up()  # what just came in may make an order in the queue a waste of minutes
         for attempt in ("queued", "after planning anew"):
             for order in await self._scheduler.orders_for(machine):
@@ -182,6 +188,9 @@ class App:
         return Idle(await self._why_idle(machine))
 
     async def _why_idle(self, machine: Machine) -> str:
+        held = (await self.records.jury()).held.get(machine.identity_id)
+        if held is not None:
+            return _QUARANTINE["quarantine"].format(held.reason)
         undecided = [patch for patch in await self.records.open_patches() if patch.verdict == "open"]
         if not undecided:
             return "no open patches: waiting for somebody to submit one"
@@ -202,26 +211,9 @@ class App:
 
     async def accept(self, signed: Envelope) -> Receipt:
         """Takes a result in; it is durable when this returns. What follows from it is the worker's."""
-        try:
-            receipt = await self.dispatch.accept(signed)
-        except (StoreError, OperatorError):  # it may stand in the store all the same
-            self._due.add(EVERY_PATCH)
-            raise
-        if receipt.patch_id is not None:
-            self._due.add(receipt.patch_id or EVERY_PATCH)  # a baseline changes the noise, so everything
-            self._stale.set()
+        receipt = await self.dispatch.accept(signed)
+        self._stale.set()
         return receipt
-
-    async def _judge(self, patch_id: str) -> None:
-        before = await self.records.patch(patch_id)
-        await self.decider.judge(patch_id)
-        patch = await self.records.patch(patch_id)
-        if before is None or patch is None or patch.verdict in UNDECIDED:
-            return
-        await self._stop_trials(patch, f"its patch is decided: {patch.verdict}")  # again if it failed half-way
-        if patch.verdict == "promoted" and before.verdict != "promoted":
-            text = f"new best, generation {patch.promoted_generation}: {patch.title}"
-            self._tell(Told(text, patch.promoted_generation))
 
     async def _stop_trials(self, patch: Patch, reason: str) -> None:
         await self._scheduler.withdraw_orders(patch.patch_id)

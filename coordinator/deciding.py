@@ -1,255 +1,171 @@
-"""Turns evidence into verdicts, and a winner into the new best.
+"""Judges a patch by its evidence and writes what follows from it: the verdict, or by the promoter the new best.
 
-Loads, asks the pure rules (`verdict`, `noise`), writes. Anything written is a function of the ledger. What should run
-next is `scheduling.py`'s business.
+Loads, asks the pure rules (`pairing`, `verdict`, `trust`), writes. A patch is looked at after every ledger entry that
+brought evidence about it, in their order, each time with what the ledger held until then: so the verdicts do not depend
+on when the coordinator came to it, and anyone can recompute them (`replay`). What runs next is `scheduling.py`'s
+business, whose results count `watching.py`'s.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
-from autoresearch.digest import sha256_hex
-from coordinator import merging, noise
-from coordinator.intake import UNDECIDED
+from coordinator import pairing, settling, trust
+from coordinator.evidence import Row
 from coordinator.journal import Draft, Journal, Note
-from coordinator.lineage import Lineage
-from coordinator.model import Best, Patch
-from coordinator.periods import periods_by_machine, rows
-from coordinator.records import Records, Swarm
-from coordinator.store import Append, Bump, Change, Guard, Holds, Operation, Put, Rank, Unrank
+from coordinator.model import Patch, Trial
+from coordinator.promoting import Promoter
+from coordinator.records import Jury, Records, Swarm
+from coordinator.settling import UNDECIDED, Finding
+from coordinator.store import Change, Holds
+from coordinator.trust import believed
 from coordinator.verdict import Decision, Verdict, decide
 
-NOISE_GENERATIONS = 8  # baselines of this many bests are repeats that the noise is estimated from
+NOISE_KEPT = 16  # estimates kept: one for each stretch of the ledger that is looked at now
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A patch after looking at its evidence. `ended`: it needs no more trials."""
+class Evidence:
+    """What the ledger held about a patch before one of its entries. Rows of everybody."""
 
-    patch: Patch
-    ended: bool
+    rows: Sequence[Row]
+    noise_bpb: Mapping[str, float]
+    entry: int
+    jury: Jury
 
 
 class Decider:
-    """Decides and plans."""
+    """Judges patches."""
 
     def __init__(
-        self, swarm: Swarm, records: Records, journal: Journal, lineage: Lineage, now_ms: Callable[[], int]
+        self, swarm: Swarm, records: Records, journal: Journal, promoter: Promoter, now_ms: Callable[[], int]
     ) -> None:
         self._swarm = swarm
         self._rule = swarm.parsed_rule()
         self._records = records
         self._store = records.store
         self._journal = journal
-        self._lineage = lineage
+        self._promoter = promoter
         self._now_ms = now_ms
+        self._noise: dict[tuple[int, bytes | None], dict[str, float]] = {}
 
     # --- evidence ---
 
-    async def sigma(self) -> dict[str, float]:
-        """Noise of one trial per hardware class, from one machine's repeated baselines on one best."""
-        groups: dict[str, list[list[float]]] = {}
-        for base, _ in await self._store.ranked("bases", NOISE_GENERATIONS, highest_first=True):
-            for (_, name), own in periods_by_machine(await self._records.baseline_trials(base)).items():
-                repeats = [[t.val_bpb for t in period.baselines if t.val_bpb is not None] for period in own]
-                groups.setdefault(name, []).extend(repeats)
-        prior = {name: self._prior(name) for name in groups}
-        return noise.estimate(groups, prior)
+    async def noise(self, entry: int) -> dict[str, float]:
+        """Noise of one trial per hardware class, as of a ledger entry."""
+        entry, jury = pairing.noise_entry(entry), await self._records.jury()
+        key = (entry, jury.mark)
+        if key not in self._noise:
+            lineage = await self._records.lineage()
+            sources = pairing.noise_sources(lineage, entry)
+            repeats = [await self._records.baseline_trials(source) for source in sources]
+            self._noise[key] = pairing.estimate_noise(repeats, entry, jury.held, self._swarm.noise_prior_bpb)
+            while len(self._noise) > NOISE_KEPT:
+                self._noise.pop(next(iter(self._noise)))
+        return self._noise[key]
 
-    def _prior(self, hardware_class: str) -> float:
-        return self._swarm.noise_prior_bpb or noise.prior_for(hardware_class)
+    async def noise_now(self) -> dict[str, float]:
+        """As of the newest entry."""
+        return await self.noise(await self._store.length("ledger"))
 
-    async def decision(self, patch: Patch) -> tuple[Decision, dict[str, float]]:
-        """The decision on a patch by all its evidence, and the noise it was made with."""
-        sigma = await self.sigma()
+    async def evidence(self, patch: Patch, entry: int, noise_bpb: Mapping[str, float] | None = None) -> Evidence:
+        """What the ledger held about a patch before that entry; with another noise than that of then, if given."""
+        candidate, baseline = await self._trials(patch)
+        return await self._evidence(candidate, baseline, entry, noise_bpb)
+
+    async def _trials(self, patch: Patch) -> tuple[list[Trial], list[Trial]]:
         candidate = await self._records.candidate_trials(patch.patch_id)
-        baseline = await self._records.baseline_trials(patch.base_sha256)
-        sigma |= {t.hardware_class: self._prior(t.hardware_class) for t in candidate if t.hardware_class not in sigma}
-        rule = replace(self._rule, min_classes=max(1, min(self._rule.min_classes, len(sigma))))
-        return decide(rows(candidate, baseline), sigma, rule), sigma
+        return candidate, await self._records.baseline_trials(patch.base_sha256)
 
-    async def judge(self, patch_id: str) -> Judged | None:
-        """Looks at a patch's evidence and writes what follows from it; None for an unknown or ended patch."""
+    async def _evidence(
+        self, candidate: Sequence[Trial], baseline: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float] | None
+    ) -> Evidence:
+        jury = await self._records.jury()
+        rows = pairing.evidence(candidate, baseline, entry)
+        if noise_bpb is None:
+            classes = {row.hardware_class for row in rows}
+            noise_bpb = pairing.with_priors(await self.noise(entry), classes, self._swarm.noise_prior_bpb)
+        return Evidence(rows, noise_bpb, entry, jury)
+
+    def _weigh(self, evidence: Evidence) -> Decision:
+        """What the evidence of those who are believed says."""
+        rule = pairing.rule_for(self._rule, evidence.noise_bpb)
+        return decide(believed(evidence.rows, evidence.jury.held), evidence.noise_bpb, rule)
+
+    def finding(self, evidence: Evidence) -> Finding:
+        """What the evidence says, as a verdict is recorded."""
+        return _finding(self._weigh(evidence), evidence)
+
+    async def decision(self, patch: Patch) -> Decision:
+        """The decision on a patch by all its evidence until now."""
+        return self._weigh(await self.evidence(patch, await self._store.length("ledger")))
+
+    # --- verdicts ---
+
+    async def judge(self, patch_id: str, until: int, *, afresh: bool = False) -> None:
+        """Looks at a patch after each ledger entry, up to `until`, that brought evidence since the last look, and
+        writes what follows. `afresh`: after `until` it is looked at whether that brought evidence or not."""
         while True:
             patch = await self._records.patch(patch_id)
             if patch is None or patch.verdict not in UNDECIDED:
-                return None
-            decision, sigma = await self.decision(patch)
-            if decision.verdict is Verdict.PROMOTED:
-                judged = await self._promote(patch, decision, sigma)
+                return
+            candidate, baseline = await self._trials(patch)
+            entries = pairing.looks(candidate, baseline, patch.looked, until)
+            if afresh and until >= patch.looked and until not in entries:
+                entries.append(until)
+            if not entries:
+                return
+            for entry in entries:
+                evidence = await self._evidence(candidate, baseline, entry + 1, None)
+                finding = self.finding(evidence)
+                if finding.verdict.value != patch.verdict or entry == entries[-1]:
+                    await self._write(patch, finding, evidence.jury)
+                    break  # and look again: at what is left, or at a patch that changed meanwhile
+
+    async def recheck(self, patch_id: str, because: int) -> None:
+        """Recomputes a verdict after ledger entry `because` changed whose results count: an ended patch on the evidence
+        that it was given on, which may bring it back to life; a promotion that no longer stands is proposed to be
+        rolled back."""
+        while True:
+            patch = await self._records.patch(patch_id)
+            if patch is None:
+                return
+            if patch.verdict in UNDECIDED:
+                await self.judge(patch_id, because, afresh=True)
+                return
+            if patch.noise_bpb is None or patch.rolled_back_generation:  # no evidence ended it, or an audit did
+                return
+            evidence = await self.evidence(patch, patch.evidence_before, patch.noise_bpb)
+            rule = pairing.rule_for(self._rule, evidence.noise_bpb)
+            held = evidence.jury.held
+            again = trust.recheck(evidence.rows, evidence.noise_bpb, rule, held, Verdict(patch.verdict))
+            if patch.verdict == Verdict.PROMOTED:
+                done = await self._promoter.propose(patch, again, evidence.jury)
+            elif again.stands:
+                return
             else:
-                judged = await self._write_verdict(patch, decision.verdict, decision.sentence, decision, sigma)
-            if judged is not None:
-                return judged
+                finding = replace(_finding(again.after, evidence), reason=again.reason)
+                done = await self._write(patch, finding, evidence.jury)
+            if done:
+                return
 
-    async def _write_verdict(
-        self, patch: Patch, verdict: Verdict, reason: str, decision: Decision, sigma: Mapping[str, float]
-    ) -> Judged | None:
-        """Records a verdict; None when the patch changed meanwhile."""
-        ended = verdict.value not in UNDECIDED
-        after = replace(
-            patch,
-            verdict=verdict.value,
-            reason=reason,
-            decision=decision.to_json(),
-            decided_at_ms=patch.decided_at_ms if verdict.value == patch.verdict == "open" else self._now_ms(),
-        )
-        operations: list[Operation] = [Put("patches", patch.patch_id, after.to_bytes()), *_place(after, decision)]
-        guard = Holds("patches", patch.patch_id, patch.to_bytes())
-        if verdict.value == patch.verdict:  # nothing that the ledger does not imply
-            failed: Guard | int | None = await self._store.apply(Change((guard,), operations))
-            return Judged(after, ended) if failed is None else None
-        note = Note("verdict", _verdict_body(patch, verdict, reason, decision, sigma))
-        outcome = await self._journal.commit([note], [guard], operations)
-        return await self._durably(outcome, Judged(after, ended))
+    async def _write(self, patch: Patch, finding: Finding, jury: Jury) -> bool:
+        """Records what a look found; False when the patch, or whose results count, changed meanwhile."""
+        if finding.verdict is Verdict.PROMOTED:
+            won = await self._promoter.promote(patch, finding, jury)
+            if isinstance(won, bool):
+                return won
+            finding = replace(finding, verdict=Verdict.CONFLICT, reason=won.reason)
+        guards = [Holds("patches", patch.patch_id, patch.to_bytes()), jury.unchanged]
+        if finding.verdict.value == patch.verdict:  # nothing that the ledger does not imply
+            _, operations = settling.kept(patch, finding, now_ms=self._now_ms())
+            return await self._store.apply(Change(guards, operations)) is None
 
-    # --- promotion ---
+        async def entered(seq: int) -> Draft:
+            _, operations = settling.settled(patch, finding, entry=seq, now_ms=self._now_ms())
+            return Draft([Note("verdict", settling.verdict_body(patch, finding))], guards, operations)
 
-    async def _promote(self, patch: Patch, decision: Decision, sigma: Mapping[str, float]) -> Judged | None:
-        """Merges a winner onto the best and moves it: commit made, ledger entry and best written, branch advanced."""
-        best = await self._records.best()
-        merged = await self._merge(patch, best)
-        if isinstance(merged, merging.Conflict):
-            reason = f"won, but does not merge onto generation {best.generation}: {merged.reason}"
-            return await self._write_verdict(patch, Verdict.CONFLICT, reason, decision, sigma)
-        won, after = patch, best
-
-        async def crown(seq: int) -> Draft:
-            nonlocal won, after
-            after = await self._next_best(patch, best, merged, decision, ledger_entry=seq + 1)
-            won = replace(
-                patch,
-                verdict=Verdict.PROMOTED.value,
-                reason=decision.sentence,
-                decision=decision.to_json(),
-                decided_at_ms=after.promoted_at_ms,
-                promoted_generation=after.generation,
-            )
-            notes = [
-                Note("verdict", _verdict_body(patch, Verdict.PROMOTED, decision.sentence, decision, sigma)),
-                Note("promotion", _promotion_body(after, best)),
-            ]
-            guards = [Holds("patches", patch.patch_id, patch.to_bytes()), Holds("meta", "best", best.to_bytes())]
-            operations: list[Operation] = [
-                Put("patches", patch.patch_id, won.to_bytes()),
-                *_place(won, decision),
-                Put("sources", after.source_sha256, merged.encode()),
-                *crowning(after),
-                Bump("promotions", patch.author_id, 1),
-                Bump("gain", patch.author_id, decision.gain_bpb or 0.0),
-            ]
-            return Draft(notes, guards, operations)
-
-        outcome = await self._journal.commit_at(crown)
-        judged = await self._durably(outcome, Judged(won, ended=True))
-        if judged is not None:
-            await asyncio.to_thread(self._lineage.advance, after.commit, best.commit)
-        return judged
-
-    async def _next_best(self, patch: Patch, best: Best, source: str, decision: Decision, *, ledger_entry: int) -> Best:
-        now = self._now_ms()
-        commit = await asyncio.to_thread(
-            self._build_commit, patch, best, source, decision, now_ms=now, ledger_entry=ledger_entry
-        )
-        return Best(
-            generation=best.generation + 1,
-            commit=commit,
-            source_sha256=sha256_hex(source.encode()),
-            patch_id=patch.patch_id,
-            title=patch.title,
-            author_name=patch.author_name,
-            promoted_at_ms=now,
-            trials=sum(int(score) for _, score in await self._store.ranked("trials")),
-        )
-
-    async def _merge(self, patch: Patch, best: Best) -> str | merging.Conflict:
-        candidate = await self._text(patch.candidate_sha256)
-        if patch.base_sha256 == best.source_sha256:
-            return candidate
-        base, current = await self._text(patch.base_sha256), await self._text(best.source_sha256)
-        return await asyncio.to_thread(merging.merge, base, current, candidate)
-
-    def _build_commit(
-        self, patch: Patch, best: Best, source: str, decision: Decision, *, now_ms: int, ledger_entry: int
-    ) -> str:
-        gain = "unknown" if decision.gain_bpb is None else f"{decision.gain_bpb:+.6f} bpb"
-        trailers = (
-            ("Patch", patch.patch_id),
-            ("Author-Identity", patch.author_id),
-            ("Generation", str(best.generation + 1)),
-            (
-                "Evidence",
-                f"log odds {decision.log_odds:.3f}, {decision.trials} trials, {decision.identities} identities",
-            ),
-            ("Gain", gain),
-            ("Ledger-Entry", str(ledger_entry)),
-        )
-        return self._lineage.build_promotion(
-            best.commit,
-            source,
-            title=patch.title,
-            trailers=trailers,
-            author_name=patch.author_name,
-            at=datetime.fromtimestamp(now_ms / 1000, UTC),
-        )
-
-    async def _text(self, sha256: str) -> str:
-        source = await self._records.source(sha256)
-        assert source is not None, f"source {sha256} is gone from the store"
-        return source.decode()
-
-    async def reconcile_lineage(self) -> None:
-        """Moves branch `best` to where the store says it is: a crash may have come between ledger and branch."""
-        best = await self._records.best()
-        tip = await asyncio.to_thread(self._lineage.tip)
-        if tip != best.commit:
-            await asyncio.to_thread(self._lineage.advance, best.commit, tip)
-
-    async def _durably(self, outcome: Guard | int, judged: Judged) -> Judged | None:
-        if not isinstance(outcome, int):
-            return None
-        await self._journal.durable(outcome)
-        return judged
+        return await self._journal.settle(entered)
 
 
-def _place(patch: Patch, decision: Decision) -> list[Operation]:
-    """Where a patch waits: with the open ones, with the parked ones, or nowhere."""
-    doubted = patch.verdict == "parked" and decision.doubts
-    if patch.verdict == "open" or doubted:
-        return [Rank("open", patch.patch_id, patch.submitted_at_ms), Unrank("parked", patch.patch_id)]
-    if patch.verdict == "parked":
-        return [Unrank("open", patch.patch_id), Rank("parked", patch.patch_id, decision.log_odds)]
-    return [Unrank("open", patch.patch_id), Unrank("parked", patch.patch_id)]
-
-
-def crowning(best: Best) -> list[Operation]:
-    """What makes a source the best."""
-    return [
-        Put("meta", "best", best.to_bytes()),
-        Append("lineage", best.to_bytes()),
-        Rank("bases", best.source_sha256, best.generation),
-    ]
-
-
-def _verdict_body(
-    patch: Patch, verdict: Verdict, reason: str, decision: Decision, sigma: Mapping[str, float]
-) -> dict[str, object]:
-    return {
-        "patch_id": patch.patch_id,
-        "verdict": verdict.value,
-        "reason": reason,
-        "decision": decision.to_json(),
-        "noise_bpb": dict(sigma),
-    }
-
-
-def _promotion_body(after: Best, before: Best) -> dict[str, object]:
-    return {
-        "patch_id": after.patch_id,
-        "generation": after.generation,
-        "commit": after.commit,
-        "parent": before.commit,
-        "source_sha256": after.source_sha256,
-        "title": after.title,
-    }
+def _finding(decision: Decision, evidence: Evidence) -> Finding:
+    return settling.found(decision, evidence.rows, evidence.noise_bpb, evidence.entry, evidence.jury.held)

@@ -6,7 +6,7 @@ Which orders are ready is the planner's business, what a result means the decide
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -16,10 +16,11 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
 from coordinator import leasing
-from coordinator.intake import UNDECIDED, packed
-from coordinator.journal import Journal, Note
+from coordinator.intake import packed
+from coordinator.journal import Draft, Journal, Note
 from coordinator.model import Lease, Machine, Order, Progress, Trial, setting
 from coordinator.records import Records, Swarm
+from coordinator.settling import UNDECIDED
 from coordinator.store import Append, Bump, Holds, Operation, Put, Rank
 
 ENDED_KEPT_MS = 7 * 24 * 3600 * 1000  # an ended lease is remembered this long for a late result
@@ -226,13 +227,17 @@ class Dispatch:
             "envelope": packed(signed),
         }
         change = leasing.fill(lease, order, digest, late=late)
-        operations = [
-            *change.operations,
-            *_record(trial, result.log_tail),
-            Put("results", digest, order.patch_id.encode()),
-        ]
         guards = [Holds("results", digest, None), *change.guards]
-        outcome = await self._journal.commit([Note("result", body)], guards, operations)
+
+        async def entered(seq: int) -> Draft:
+            operations = [
+                *change.operations,
+                *_record(replace(trial, entry=seq), order, result.log_tail),
+                Put("results", digest, order.patch_id.encode()),
+            ]
+            return Draft([Note("result", body)], guards, operations, trial.accepted_at_ms)
+
+        outcome = await self._journal.commit_at(entered)
         if isinstance(outcome, int):
             await self._journal.durable(outcome)
             return Receipt(digest, ACCEPTED, patch_id=order.patch_id)
@@ -245,10 +250,15 @@ class Dispatch:
         return await self.accept(signed)  # another delivery of it was quicker, or the lease changed: look again
 
 
-def _record(trial: Trial, log_tail: str) -> list[Operation]:
+def _record(trial: Trial, order: Order, log_tail: str) -> list[Operation]:
     name = f"trials:{trial.patch_id}" if trial.patch_id else f"baselines:{trial.source_sha256}"
     log = text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS).encode()
     kept: list[Operation] = [Put("logs", trial.result_sha256, log)] if log and trial.outcome != "completed" else []
+    if trial.patch_id:  # whose verdicts hang on the identity, and on the machine's baselines
+        kept += [
+            Rank(f"jury:{trial.identity_id}", trial.patch_id, trial.entry),
+            Rank(f"ran:{order.base_sha256}:{trial.machine_id}", trial.patch_id, trial.entry),
+        ]
     return [
         *kept,
         Append(name, trial.to_bytes()),

@@ -20,13 +20,13 @@ from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
-from coordinator.deciding import crowning
 from coordinator.errors import OperatorError
 from coordinator.journal import Journal, Note
 from coordinator.lineage import Lineage, companion_files
 from coordinator.model import Best
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.settings import Terms
+from coordinator.settling import crowning
 from coordinator.store import Holds, Operation, Put
 
 DESCRIBE_S = 3600.0  # preparing a large data set takes its time

@@ -3,6 +3,7 @@
 import asyncio
 
 from coordinator.app import Told
+from coordinator.model import Machine
 
 WAITING = 100  # messages kept for a session that reads slowly; then it is dropped and has to reconnect
 
@@ -11,12 +12,12 @@ class Hub:
     """Queues of the open sessions, by machine."""
 
     def __init__(self) -> None:
-        self._queues: dict[asyncio.Queue[Told], str] = {}
+        self._queues: dict[asyncio.Queue[Told], Machine] = {}
 
-    def join(self, machine_id: str) -> asyncio.Queue[Told]:
+    def join(self, machine: Machine) -> asyncio.Queue[Told]:
         """A queue of what this machine is told."""
         queue: asyncio.Queue[Told] = asyncio.Queue(WAITING)
-        self._queues[queue] = machine_id
+        self._queues[queue] = machine
         return queue
 
     def leave(self, queue: asyncio.Queue[Told]) -> None:
@@ -24,7 +25,14 @@ class Hub:
         self._queues.pop(queue, None)
 
     def tell(self, told: Told) -> None:
-        """Stops go to their machine, notices to all. A full queue loses notices; heartbeats make up for stops."""
-        for queue, machine_id in self._queues.items():
-            if (told.lease is None or told.lease.machine_id == machine_id) and not queue.full():
+        """Stops go to their machine, notices to whom they are for. A full queue loses notices; heartbeats make up for
+        stops."""
+        for queue, machine in self._queues.items():
+            if _concerns(told, machine) and not queue.full():
                 queue.put_nowait(told)
+
+
+def _concerns(told: Told, machine: Machine) -> bool:
+    if told.lease is not None:
+        return told.lease.machine_id == machine.machine_id
+    return told.identity_id in ("", machine.identity_id)

@@ -18,11 +18,11 @@ from coordinator.lineage import Lineage
 from coordinator.model import Identity, Machine, Patch, hardware_class, setting
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
+from coordinator.settling import UNDECIDED
 from coordinator.store import Guard, Holds, Operation, Put, Rank, Unrank
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(rf"[a-z0-9-]{{1,{limits.TAG_CHARACTERS}}}")
-UNDECIDED = ("open", "parked")
 
 
 class Intake:

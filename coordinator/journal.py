@@ -30,6 +30,7 @@ class Draft:
     notes: Sequence[Note]
     guards: Sequence[Guard]
     operations: Sequence[Operation]
+    at_ms: int | None = None  # when it happened, where the records name it too; None: now
 
 
 class Journal:
@@ -61,7 +62,7 @@ class Journal:
             while True:
                 head = self._head or await self._read_head()
                 change = await draft(head.length)
-                lines, after = _lines(head, change.notes, self._now_ms())
+                lines, after = _lines(head, change.notes, self._now_ms() if change.at_ms is None else change.at_ms)
                 appends = [Append("ledger", line) for line in lines]
                 guards = (*change.guards, LedgerIs(head.length))
                 failed = await self._store.apply(Change(guards, (*change.operations, *appends)))
@@ -71,6 +72,14 @@ class Journal:
                     return after.length - 1
                 if not isinstance(failed, LedgerIs):
                     return failed
+
+    async def settle(self, draft: Callable[[int], Awaitable[Draft]]) -> bool:
+        """As `commit_at`, and waits until it is durable; False when a guard did not hold and nothing changed."""
+        outcome = await self.commit_at(draft)
+        if not isinstance(outcome, int):
+            return False
+        await self.durable(outcome)
+        return True
 
     async def durable(self, seq: int) -> None:
         """Returns when entry `seq` is on disk in the export."""

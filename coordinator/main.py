@@ -21,19 +21,23 @@ from autoresearch.digest import key_id
 from autoresearch.v1 import leaderboard_service_pb2, patch_service_pb2, volunteer_service_pb2
 from coordinator import genesis, keys, redis_store
 from coordinator.app import App
+from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.dispatch import Chance, Dispatch
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import LedgerExport
+from coordinator.following import Follower
 from coordinator.hub import Hub
 from coordinator.intake import Intake
 from coordinator.journal import Journal
+from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
 from coordinator.scheduling import Scheduler
 from coordinator.service import Edge, register
 from coordinator.settings import LEDGER, LINEAGE, Settings, Terms, split_address
+from coordinator.watching import Watch
 
 log = logging.getLogger(__name__)
 GRACE_S = 2.0  # calls under way get this long at the end
@@ -105,12 +109,16 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         chance = Chance(token=_token, seed=_seed)
         lease_ms = round(settings.lease_s * 1000)
         dispatch = Dispatch(swarm, records, journal, key, now_ms=now_ms, chance=chance, lease_ms=lease_ms)
-        decider = Decider(swarm, records, journal, lineage, now_ms)
+        promoter = Promoter(swarm, records, journal, lineage, now_ms)
+        decider = Decider(swarm, records, journal, promoter, now_ms)
+        confirmer = Confirmer(swarm, records, decider, promoter)
+        watch = Watch(swarm, records, journal, decider, now_ms)
         scheduler = Scheduler(swarm, records, now_ms)
-        app = App(records, intake, dispatch, decider, scheduler, now_ms=now_ms, tell=hub.tell)
+        follower = Follower(records, decider, confirmer, watch, promoter)
+        app = App(records, intake, dispatch, follower, scheduler, now_ms=now_ms, tell=hub.tell)
         await app.recover()
         await _background(app.work(), stack)
-        queries = Queries(swarm, records, decider, lineage, now_ms)
+        queries = Queries(swarm, records, decider, confirmer, lineage, now_ms=now_ms)
         edge = Edge(
             swarm, app, queries, hub, key, tls.key_sha256, nonce=lambda: secrets.token_bytes(limits.NONCE_BYTES)
         )

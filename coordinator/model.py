@@ -79,6 +79,8 @@ class Best(Record):
     author_name: str
     promoted_at_ms: int
     trials: int  # accepted results when it was promoted
+    entry: int = 0  # of the ledger, that made it the best
+    undone: tuple[int, ...] = ()  # generations whose changes this one takes back; empty for a promotion
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,34 @@ class Patch(Record):
     decided_at_ms: int = 0
     promoted_generation: int = 0
     decision: Mapping[str, Any] | None = None  # verdict.Decision as JSON
+    entry: int = 0  # of the ledger, that took it
+    looked: int = 0  # the evidence before this ledger entry has been looked at
+    evidence_before: int = 0  # the last verdict in the ledger was given on the evidence before this entry ...
+    noise_bpb: Mapping[str, float] | None = None  # ... with this noise, per hardware class
+    rolled_back_generation: int = 0  # that took its promotion back
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Record):
+    """An identity in quarantine: its results do not count until it is lifted."""
+
+    identity_id: str
+    suspicion: str  # a trust.Suspicion
+    log_odds: float
+    reason: str
+    since_ms: int
+    entry: int  # of the ledger, that records it
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal(Record):
+    """A promotion that no longer stands without somebody who is in quarantine now."""
+
+    generation: int
+    patch_id: str
+    title: str
+    reason: str
+    since_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +153,7 @@ class Trial(Record):
     reason: str = ""  # why it did not complete
     tokens: int = 0  # training tokens served
     setting: str = ""  # what it ran with: see `setting`
+    entry: int = 0  # of the ledger, that holds the result
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from autoresearch import limits
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2
 from coordinator import ledger, views
+from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.lineage import Lineage
 from coordinator.model import Patch
@@ -25,12 +26,20 @@ class Queries:
     """Reads for readers."""
 
     def __init__(
-        self, swarm: Swarm, records: Records, decider: Decider, lineage: Lineage, now_ms: Callable[[], int]
+        self,
+        swarm: Swarm,
+        records: Records,
+        decider: Decider,
+        confirmer: Confirmer,
+        lineage: Lineage,
+        *,
+        now_ms: Callable[[], int],
     ) -> None:
         self._swarm = swarm
         self._records = records
         self._store = records.store
         self._decider = decider
+        self._confirmer = confirmer
         self._lineage = lineage
         self._now_ms = now_ms
 
@@ -88,7 +97,7 @@ class Queries:
         return views.patch_message(patch, decision, names, in_flight)
 
     async def _fresh_decision(self, patch: Patch) -> Mapping[str, Any]:
-        return (await self._decider.decision(patch))[0].to_json()
+        return (await self._decider.decision(patch)).to_json()
 
     async def best(self) -> patch_pb2.Best:
         """The current best with its scores per hardware class."""
@@ -104,7 +113,7 @@ class Queries:
         for trial in trials:
             if counts(trial) and trial.val_bpb is not None:
                 by_class.setdefault(trial.hardware_class, []).append(trial.val_bpb)
-        sigma = await self._decider.sigma()
+        sigma = await self._decider.noise_now()
         return [
             patch_pb2.ClassScore(
                 hardware_class=name, val_bpb=statistics.median(found), trials=len(found), sd_bpb=sigma.get(name, 0.0)

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
-from coordinator.model import Best, Identity, Lease, Machine, Order, Patch, Progress, Record, Trial
+from coordinator.model import Best, Held, Identity, Lease, Machine, Order, Patch, Progress, Proposal, Record, Trial
 from coordinator.rule import Rule
-from coordinator.store import Store, StoreError
+from coordinator.store import Holds, Store, StoreError
 
 R = TypeVar("R", bound=Record)
+LISTS_KEPT = 5_000  # lists of records kept in memory, most of a few hundred bytes: the open patches of a large swarm
 SCHEMA = 1  # of the store's content; a newer one is refused
 
 
@@ -51,11 +52,26 @@ class Swarm(Record):
         return Rule.from_json(self.rule)
 
 
+@dataclass(frozen=True, slots=True)
+class Jury:
+    """The identities in quarantine, and the mark that changes whenever one enters or leaves."""
+
+    mark: bytes | None
+    held: Mapping[str, Held]
+
+    @property
+    def unchanged(self) -> Holds:
+        """Guard: nobody has entered or left since."""
+        return Holds("meta", "trust", self.mark)
+
+
 class Records:
     """Reads records. `None` or an empty sequence where there is nothing."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._jury: Jury | None = None
+        self._lists: dict[str, list[Any]] = {}  # records of lists, the last used ones last
 
     async def swarm(self) -> Swarm | None:
         """The swarm's fixed terms."""
@@ -104,11 +120,11 @@ class Records:
 
     async def candidate_trials(self, patch_id: str) -> list[Trial]:
         """Accepted results of a patch, in order of acceptance."""
-        return [_read(Trial, item) for item in await self.store.items(f"trials:{patch_id}")]
+        return await self._list(Trial, f"trials:{patch_id}")
 
     async def baseline_trials(self, source_sha256: str) -> list[Trial]:
         """Accepted baseline results of a best, in order of acceptance."""
-        return [_read(Trial, item) for item in await self.store.items(f"baselines:{source_sha256}")]
+        return await self._list(Trial, f"baselines:{source_sha256}")
 
     async def orders(self, patch_id: str) -> list[tuple[Order, str]]:
         """Orders under way of a patch ("" for baselines) with their states."""
@@ -152,7 +168,24 @@ class Records:
 
     async def lineage(self) -> list[Best]:
         """Every best, oldest first."""
-        return [_read(Best, item) for item in await self.store.items("lineage")]
+        return await self._list(Best, "lineage")
+
+    async def jury(self) -> Jury:
+        """Whose results do not count now."""
+        mark = await self.store.get("meta", "trust")  # first: what is read after it may only be newer
+        if self._jury is None or self._jury.mark != mark:
+            held = await self.store.entries("quarantine")
+            self._jury = Jury(mark, {identity_id: _read(Held, item) for identity_id, item in sorted(held.items())})
+        return self._jury
+
+    async def quarantined(self) -> frozenset[str]:
+        """Ids of the identities whose results do not count now."""
+        return frozenset((await self.jury()).held)
+
+    async def proposals(self) -> list[Proposal]:
+        """Promotions that no longer stand, the oldest generation first."""
+        found = [_read(Proposal, item) for item in (await self.store.entries("proposals")).values()]
+        return sorted(found, key=lambda proposal: proposal.generation)
 
     async def match_patch(self, beginning: str) -> list[str]:
         """Ids of the patches whose id starts so, at most two."""
@@ -164,6 +197,17 @@ class Records:
             found += [member for member, _ in page if member.startswith(beginning)]
             offset += len(page)
         return found[:2]
+
+    async def _list(self, kind: type[R], name: str) -> list[R]:
+        """A whole list. Lists only grow: what was read before is kept, and only their new items are read."""
+        known: list[Any] = self._lists.pop(name, [])
+        self._lists[name] = known  # the last used ones are kept
+        start = len(known)
+        items = await self.store.items(name, start)
+        known += [_read(kind, item) for item in items[len(known) - start :]]  # somebody else may have read meanwhile
+        while len(self._lists) > LISTS_KEPT:
+            self._lists.pop(next(iter(self._lists)))
+        return list(known)
 
     async def _one(self, kind: type[R], table: str, key: str) -> R | None:
         data = await self.store.get(table, key)

@@ -129,7 +129,7 @@ class _Driver:
     def __init__(self, edge: Edge, machine: Machine) -> None:
         self._edge = edge
         self._machine = machine
-        self._told = edge.hub.join(machine.machine_id)
+        self._told = edge.hub.join(machine)
 
     def close(self) -> None:
         """Ends it."""

@@ -7,7 +7,9 @@ values. `redis_store.py` is the adapter.
 Tables (id -> JSON unless said otherwise)
     identities   identity id -> Identity            machines    machine id -> Machine
     patches      patch id -> Patch                  fingerprints  candidate's fingerprint -> patch id
-    sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best
+    sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best,
+                                                                "followed" -> ledger entries that were followed up,
+                                                                "trust" -> ledger entry of the last change of quarantine
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output
     orders       order id -> Order
@@ -16,6 +18,7 @@ Tables (id -> JSON unless said otherwise)
     ended        lease id -> Lease (expired or given back; a late result may still fill its order)
     running      "<patch id>/<identity id>" -> lease id, so that one identity runs a patch once at a time
     filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> its patch or ""
+    quarantine   identity id -> Held                proposals   generation -> Proposal to roll it back
 Lists
     ledger       ledger lines                       lineage     Best, one per generation
     trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
@@ -25,6 +28,9 @@ Rankings (member -> score)
     ended        lease id -> ended at               parked      patch id -> log odds, undecided but resting
     ready:<hardware class>  order id -> priority    bases       source sha256 -> generation
     enrolled     machine id -> last enrolled at; failures before do not tell against the machine
+    decided      patch id -> ledger entry of its verdict, not open; for those that say something about the identities
+    jury:<identity id>      patch id -> ledger entry of the identity's last trial of it
+    ran:<source sha256>:<machine id>  patch id tested against that source -> ledger entry of the machine's last trial
     underway:<patch id>     order id -> 0, ready or leased ones ("" for baselines)
     orders_made  patch id -> orders ever made for it, so that every order has its own id
     trials, train_ms  identity id -> leaderboard    promotions, gain  identity id -> leaderboard

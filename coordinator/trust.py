@@ -114,6 +114,7 @@ class Recheck:
 
     before: Verdict
     after: Decision
+    stands: bool
     roll_back: bool  # it was promoted and no longer stands: a proposal to the lineage
     reason: str
 
@@ -295,7 +296,7 @@ def recheck(
         reason = f"its promotion does not stand {without}: {after.sentence}"
     else:
         reason = f"{before} becomes {after.verdict} {without}: {after.sentence}"
-    return Recheck(before, after, roll_back, reason)
+    return Recheck(before, after, stays, roll_back, reason)
 
 
 def _at(log_odds: float) -> str:

@@ -44,8 +44,8 @@ def names(text: str) -> set[str]:
 PURE = {
     "coordinator": names("""
         admission admission_errors agreement audit eligibility errors evidence facts fleet leasing ledger model
-        noise periods planning policy ready_orders refusals rule session store tally trust turns unified_diff
-        verdict views worth
+        noise pairing periods planning policy ready_orders refusals rule session settling spans store tally trust
+        turns unified_diff verdict views worth
     """),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step
@@ -62,7 +62,9 @@ CLOCKS = {"now", "utcnow", "today"}
 LAYERS = [
     PURE["coordinator"] | {"settings"},
     names("export lineage merging sealed_git"),  # git and the ledger's file: what the use cases write to
-    names("app deciding dispatch genesis intake journal queries records scheduling"),
+    names("""
+        app confirming deciding dispatch following genesis intake journal promoting queries records scheduling watching
+    """),
     set(),
     names("main"),
     names("demo"),  # a whole swarm: the coordinator's main with volunteers beside it

@@ -1,0 +1,103 @@
+"""Confirms promotions by the baselines that every machine runs anyway, and has them rolled back where they harm.
+
+Loads, asks the pure rules (`spans`, `audit`), and the promoter to act.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from coordinator import pairing, spans
+from coordinator.audit import Audit, audit
+from coordinator.deciding import Decider
+from coordinator.evidence import Row, spoken_odds
+from coordinator.model import Patch
+from coordinator.promoting import Promoter
+from coordinator.records import Jury, Records, Swarm
+from coordinator.spans import Span
+from coordinator.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What the audit of some promotions says now."""
+
+    span: Span
+    audit: Audit
+    rows: Sequence[Row]
+    noise_bpb: dict[str, float]
+
+
+class Confirmer:
+    """Audits."""
+
+    def __init__(self, swarm: Swarm, records: Records, decider: Decider, promoter: Promoter) -> None:
+        self._rule = swarm.parsed_rule()
+        self._prior_bpb = swarm.noise_prior_bpb
+        self._records = records
+        self._decider = decider
+        self._promoter = promoter
+
+    async def audits(self, entry: int, source: str = "") -> list[Confirmation]:
+        """The audits as of a ledger entry, oldest promotion first; only those that a source takes part in, if given."""
+        lineage = spans.before(await self._records.lineage(), entry)[-spans.AUDITED_BESTS :]
+        sources = {best.source_sha256 for best in lineage}
+        if len(lineage) < 2 or (source and source not in sources):
+            return []
+        baselines = {name: await self._records.baseline_trials(name) for name in sources}
+        jury, noise_bpb = await self._records.jury(), await self._decider.noise(entry)
+        found = []
+        for span in spans.spans(lineage, spans.measured(baselines, entry)):
+            if source in ("", span.old.source_sha256, span.new.source_sha256):
+                rows = spans.audit_rows(span, baselines, entry, jury.held)
+                classes = {row.hardware_class for row in rows}
+                noise = pairing.with_priors(noise_bpb, classes, self._prior_bpb)
+                found.append(Confirmation(span, audit(rows, noise, self._rule), rows, noise))
+        return found
+
+    async def audit(self, entry: int, source: str = "") -> None:
+        """Rolls the oldest promotion back that its audit speaks against; the ledger entry it writes has the rest
+        looked at again."""
+        while True:
+            jury = await self._records.jury()
+            failed = next((own for own in await self.audits(entry, source) if _failed(own)), None)
+            if failed is None or await self._roll_back(failed, entry, jury):
+                return
+
+    async def _roll_back(self, failed: Confirmation, entry: int, jury: Jury) -> bool:
+        facts = {
+            "audit": asdict(failed.audit),
+            "noise_bpb": failed.noise_bpb,
+            "evidence_before": entry,
+            "old_generation": failed.span.old.generation,
+            "new_generation": failed.span.new.generation,
+        }
+        return await self._promoter.roll_back(failed.span.old, failed.span.new, why(failed.audit), facts, jury)
+
+    async def recheck(self, patch: Patch) -> bool:
+        """Lets a patch that was rolled back go on with its evidence, if its audit no longer speaks against it now that
+        others are believed; False when something changed meanwhile."""
+        jury, lineage = await self._records.jury(), await self._records.lineage()
+        rollback = next(best for best in lineage if best.generation == patch.rolled_back_generation)
+        own = [found for found in await self.audits(rollback.entry) if rollback.undone[0] in found.span.generations]
+        if not own or own[0].audit.roll_back:
+            return True
+        evidence = await self._decider.evidence(patch, patch.evidence_before, patch.noise_bpb)
+        finding = replace(
+            self._decider.finding(evidence),
+            verdict=Verdict.OPEN,
+            reason=f"its roll-back as generation {rollback.generation} does not stand without those who are in "
+            "quarantine now: goes on with its evidence",
+        )
+        return await self._promoter.restore(patch, finding, rollback, jury)
+
+
+def _failed(confirmation: Confirmation) -> bool:
+    own = confirmation.audit
+    return own.roll_back and own.identities <= spans.ENOUGH_IDENTITIES
+
+
+def why(own: Audit) -> str:
+    """What an audit that fails says, for people."""
+    where = f" on {own.worst_class}" if own.worst_class else ""
+    gain = "" if own.gain_bpb is None else f"; measured gain {own.gain_bpb:+.4f} bpb by {own.identities} volunteers"
+    return f"audited{where}, the odds that it is worse are {spoken_odds(own.worst_log_odds)}{gain}"

@@ -1,0 +1,105 @@
+"""Which trials are evidence at which moment: of a patch, and of the noise of a class.
+
+Pure. Everything is asked "as of" a ledger entry: only what the ledger held before that entry counts. So an answer does
+not depend on when somebody looked, and whoever has the ledger gets the same one (`replay`). What follows from the
+evidence is in `verdict`, `audit` and `trust`; which baselines a trial is compared with in `periods`; whose trials count
+is passed in.
+"""
+
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from coordinator import noise
+from coordinator.evidence import Row
+from coordinator.model import Best, Trial
+from coordinator.periods import periods_by_machine, rows
+from coordinator.rule import Rule
+
+NOISE_SOURCES = 8  # baselines of this many bests are repeats that the noise is estimated from
+
+
+def before(trials: Sequence[Trial], entry: int) -> Sequence[Trial]:
+    """Those that the ledger held before that entry; `trials` in the ledger's order."""
+    if not trials or trials[-1].entry < entry:  # nearly always
+        return trials
+    return trials[: bisect_left(trials, entry, key=lambda trial: trial.entry)]
+
+
+def evidence(candidate: Sequence[Trial], baseline: Sequence[Trial], entry: int) -> list[Row]:
+    """The rows of a patch as of a ledger entry, of everybody."""
+    then = before(candidate, entry)
+    machines = {trial.machine_id for trial in then}  # a large fleet has many more baselines than a patch has trials
+    return rows(then, [trial for trial in before(baseline, entry) if trial.machine_id in machines])
+
+
+def looks(candidate: Sequence[Trial], baseline: Sequence[Trial], looked: int, until: int) -> list[int]:
+    """The ledger entries from `looked` to `until` that brought evidence about a patch: after each of them it is judged.
+
+    One after the other, however late somebody comes to it: otherwise a verdict would depend on how busy the
+    coordinator was. A baseline is evidence about the patches that its machine has run.
+    """
+    machines = {trial.machine_id for trial in candidate}
+    fresh = [trial.entry for trial in since(candidate, looked)]
+    fresh += [trial.entry for trial in since(baseline, looked) if trial.machine_id in machines]
+    return sorted(entry for entry in fresh if entry <= until)
+
+
+def since(trials: Sequence[Trial], entry: int) -> Sequence[Trial]:
+    """Those from that ledger entry on; `trials` in the ledger's order."""
+    return trials[bisect_left(trials, entry, key=lambda trial: trial.entry) :]
+
+
+# --- noise ---
+
+
+def noise_entry(entry: int) -> int:
+    """The noise at a ledger entry is that of the trials before this one: the entry's number cut to its first six
+    binary digits, so that noise is estimated anew whenever the ledger has grown by one to two parts in sixty-four.
+
+    A class's noise hardly moves with one more repeat among hundreds, while estimating it reads all of them.
+    """
+    step = 1 << max(0, entry.bit_length() - 6)
+    return entry // step * step
+
+
+def noise_sources(lineage: Sequence[Best], entry: int) -> list[str]:
+    """Sources whose baselines are the repeats: of the last bests that the ledger held before the entry."""
+    recent: list[str] = []
+    for best in reversed(lineage):
+        if best.entry < entry and best.source_sha256 not in recent:
+            recent.append(best.source_sha256)
+            if len(recent) == NOISE_SOURCES:
+                break
+    return recent
+
+
+def estimate_noise(
+    repeats: Iterable[Sequence[Trial]], entry: int, quarantined: Container[str], prior_bpb: float
+) -> dict[str, float]:
+    """Noise of one trial per hardware class. `repeats`: the baselines of each of `noise_sources`; `prior_bpb`: of
+    every class, or 0 for the published ones."""
+    groups: dict[str, list[list[float]]] = {}
+    for trials in repeats:
+        believed = [trial for trial in before(trials, entry) if trial.identity_id not in quarantined]
+        for (_, name), own in periods_by_machine(believed).items():
+            numbers = [[trial.val_bpb for trial in one.baselines if trial.val_bpb is not None] for one in own]
+            groups.setdefault(name, []).extend(numbers)
+    prior = {name: prior_for(name, prior_bpb) for name in groups}
+    return noise.estimate(groups, prior)
+
+
+def prior_for(hardware_class: str, prior_bpb: float) -> float:
+    """What is assumed of a class without repeats."""
+    return prior_bpb or noise.prior_for(hardware_class)
+
+
+def with_priors(noise_bpb: Mapping[str, float], classes: Iterable[str], prior_bpb: float) -> dict[str, float]:
+    """The noise, and a prior for those of the classes that have none yet."""
+    missing = set(classes) - noise_bpb.keys()
+    return {**noise_bpb, **{name: prior_for(name, prior_bpb) for name in sorted(missing)}}
+
+
+def rule_for(rule: Rule, noise_bpb: Mapping[str, float]) -> Rule:
+    """The rule for a fleet that has these hardware classes: more than there are cannot be asked for."""
+    return replace(rule, min_classes=max(1, min(rule.min_classes, len(noise_bpb))))

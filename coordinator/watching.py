@@ -1,0 +1,125 @@
+"""Watches whom to believe: reviews everybody's reputation when a verdict gives new evidence, and records who enters or
+leaves quarantine, with the reason and the numbers.
+
+Loads, asks the pure rules (`trust`, `agreement`), writes. What follows for the verdicts is `deciding.py`'s business.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from coordinator import pairing, trust
+from coordinator.deciding import Decider
+from coordinator.journal import Draft, Journal, Note
+from coordinator.model import Held
+from coordinator.records import Jury, Records, Swarm
+from coordinator.store import Drop, Operation, Put
+from coordinator.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, Suspicion
+
+HISTORY = 500  # patches decided last, by which everybody is judged
+OWN_HISTORY = 50  # and of those in quarantine the last patches of their own: else it would end by waiting
+DECIDED_KEPT = 5_000  # patches as they were decided, in memory
+
+
+class Watch:
+    """Keeps the quarantine."""
+
+    def __init__(
+        self, swarm: Swarm, records: Records, journal: Journal, decider: Decider, now_ms: Callable[[], int]
+    ) -> None:
+        self.reputations: Mapping[str, Reputation] = {}  # of the last review
+        self._swarm = swarm
+        self._rule = swarm.parsed_rule()
+        self._records = records
+        self._store = records.store
+        self._journal = journal
+        self._decider = decider
+        self._now_ms = now_ms
+        self._decided: dict[tuple[str, int], DecidedPatch] = {}
+
+    async def review(self, entry: int) -> None:
+        """Judges everybody's reporting by what the ledger held before that entry."""
+        while True:
+            jury = await self._records.jury()
+            history = await self._history(entry, jury)
+            held = {who: _quarantine(own) for who, own in jury.held.items()}
+            classes = {row.hardware_class for patch in history for row in patch.rows}
+            noise_bpb = pairing.with_priors(await self._decider.noise(entry), classes, self._swarm.noise_prior_bpb)
+            self.reputations, changes = trust.review(history, await self._answers(entry), held, noise_bpb)
+            if not changes or await self._record(changes, entry, jury):
+                return
+
+    async def _answers(self, entry: int) -> dict[str, Sequence[KnownAnswer]]:
+        return {}
+
+    async def _history(self, entry: int, jury: Jury) -> list[DecidedPatch]:
+        """The patches that say something about those who ran them, in the order of their verdicts."""
+        recent = await self._store.ranked("decided", 2 * HISTORY, highest_first=True)  # more: some may be too new
+        entries = dict([item for item in recent if item[1] < entry][:HISTORY])
+        for identity_id in jury.held:
+            for patch_id, _ in await self._store.ranked(f"jury:{identity_id}", OWN_HISTORY, highest_first=True):
+                decided = await self._store.score("decided", patch_id)
+                if decided is not None and decided < entry:
+                    entries[patch_id] = decided
+        in_order = sorted(entries.items(), key=lambda item: item[1])
+        return [await self._as_decided(patch_id, int(at)) for patch_id, at in in_order]
+
+    async def _as_decided(self, patch_id: str, entry: int) -> DecidedPatch:
+        key = (patch_id, entry)
+        if key not in self._decided:
+            patch = await self._records.patch(patch_id)
+            assert patch is not None
+            assert patch.noise_bpb is not None
+            evidence = await self._decider.evidence(patch, patch.evidence_before, patch.noise_bpb)
+            rule = pairing.rule_for(self._rule, patch.noise_bpb)
+            self._decided[key] = DecidedPatch(patch.base_sha256, tuple(evidence.rows), patch.noise_bpb, rule)
+            while len(self._decided) > DECIDED_KEPT:
+                self._decided.pop(next(iter(self._decided)))
+        return self._decided[key]
+
+    async def _record(self, changes: Sequence[Change], entry: int, jury: Jury) -> bool:
+        async def entered(seq: int) -> Draft:
+            now = self._now_ms()
+            notes = [
+                Note("quarantine" if change.quarantine else "reinstatement", _body(change, self.reputations, entry))
+                for change in changes
+            ]
+            operations: list[Operation] = [_kept(change, seq + at, now) for at, change in enumerate(changes)]
+            mark = Put("meta", "trust", str(seq + len(changes) - 1).encode())
+            return Draft(notes, [jury.unchanged], [*operations, mark])
+
+        return await self._journal.settle(entered)
+
+
+def _quarantine(held: Held) -> Quarantine:
+    return Quarantine(held.identity_id, Suspicion(held.suspicion), held.log_odds, held.reason)
+
+
+def _kept(change: Change, entry: int, now_ms: int) -> Operation:
+    if change.quarantine is None:
+        return Drop("quarantine", change.identity)
+    own = change.quarantine
+    held = Held(own.identity, own.suspicion.value, own.log_odds, own.reason, now_ms, entry)
+    return Put("quarantine", own.identity, held.to_bytes())
+
+
+def _body(change: Change, reputations: Mapping[str, Reputation], entry: int) -> dict[str, object]:
+    """A change of the quarantine in the ledger: who, why, and the numbers after the whole review."""
+    body: dict[str, object] = {
+        "identity_id": change.identity,
+        "reason": change.reason,
+        "evidence_before": entry,
+        "evidence": evidence_of(reputations[change.identity]),
+    }
+    if change.quarantine is not None:
+        body |= {"suspicion": change.quarantine.suspicion.value, "log_odds": change.quarantine.log_odds}
+    return body
+
+
+def evidence_of(own: Reputation) -> dict[str, object]:
+    """A reputation in numbers."""
+    return {
+        "log_odds": {kind.value: odds for kind, odds in own.log_odds.items()},
+        "deviations": own.deviations,
+        "known_answers": own.known_answers,
+        "alarms": own.alarms,
+        "agreement": own.agreement,
+    }

@@ -16,8 +16,8 @@ from coordinator.model import encode
 
 FIRST = "0" * 64
 KINDS = (
-    "genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal",
-    "quarantine", "reinstatement", "proposal", "rollback",
+    "genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal", "quarantine", "reinstatement",
+    "proposal", "rollback",
 )  # fmt: skip
 
 _TYPES = {"seq": int, "prev": str, "at_ms": int, "kind": str, "body": dict}

@@ -154,6 +154,15 @@ def _identity_text(body: Mapping[str, Any], _: Mapping[str, str]) -> str:
     return f"{body['name']} joined{machine}"
 
 
+def _quarantine_text(body: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    return f"{_who(body, names)} is in quarantine: it {body['reason']}"
+
+
+def _proposal_text(body: Mapping[str, Any], _: Mapping[str, str]) -> str:
+    what = "need not be rolled back" if body["stands"] else "should be rolled back"
+    return f"generation {body['generation']} {what}: {body['reason']}"
+
+
 _TEXT: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "genesis": lambda body, _: f"swarm {body['swarm_id'][:8]} created",
     "identity": _identity_text,
@@ -161,5 +170,9 @@ _TEXT: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "result": _result_text,
     "verdict": lambda body, _: f"patch {body['patch_id']} {body['verdict']}: {body['reason']}",
     "promotion": lambda body, _: f"generation {body['generation']} is the new best: {body['title']}",
+    "quarantine": _quarantine_text,
+    "reinstatement": lambda body, names: f"{_who(body, names)} is believed again: {body['reason']}",
+    "proposal": _proposal_text,
+    "rollback": lambda body, _: f"generation {body['generation']}: {body['title']}: {body['reason']}",
     "withdrawal": lambda body, _: f"patch {body['patch_id']} withdrawn by its author",
 }

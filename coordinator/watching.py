@@ -12,7 +12,7 @@ from coordinator.journal import Draft, Journal, Note
 from coordinator.model import Held
 from coordinator.records import Jury, Records, Swarm
 from coordinator.store import Drop, Operation, Put
-from coordinator.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, Suspicion
+from coordinator.trust import Change, DecidedPatch, Quarantine, Reputation, Suspicion
 
 HISTORY = 500  # patches decided last, by which everybody is judged
 OWN_HISTORY = 50  # and of those in quarantine the last patches of their own: else it would end by waiting
@@ -43,12 +43,9 @@ class Watch:
             held = {who: _quarantine(own) for who, own in jury.held.items()}
             classes = {row.hardware_class for patch in history for row in patch.rows}
             noise_bpb = pairing.with_priors(await self._decider.noise(entry), classes, self._swarm.noise_prior_bpb)
-            self.reputations, changes = trust.review(history, await self._answers(entry), held, noise_bpb)
+            self.reputations, changes = trust.review(history, {}, held, noise_bpb)
             if not changes or await self._record(changes, entry, jury):
                 return
-
-    async def _answers(self, entry: int) -> dict[str, Sequence[KnownAnswer]]:
-        return {}
 
     async def _history(self, entry: int, jury: Jury) -> list[DecidedPatch]:
         """The patches that say something about those who ran them, in the order of their verdicts."""

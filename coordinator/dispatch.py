@@ -221,6 +221,7 @@ class Dispatch:
             "source_sha256": order.source_sha256,
             "outcome": trial.outcome,
             "val_bpb": trial.val_bpb,
+            "train_ms": trial.train_ms,
             "disturbed": trial.disturbed,
             "tokens": trial.tokens,
             "setting": trial.setting,

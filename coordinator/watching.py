@@ -11,11 +11,10 @@ from coordinator.deciding import Decider
 from coordinator.journal import Draft, Journal, Note
 from coordinator.model import Held
 from coordinator.records import Jury, Records, Swarm
+from coordinator.reviewing import HISTORY, OWN_HISTORY, history
 from coordinator.store import Drop, Operation, Put
 from coordinator.trust import Change, DecidedPatch, Quarantine, Reputation, Suspicion
 
-HISTORY = 500  # patches decided last, by which everybody is judged
-OWN_HISTORY = 50  # and of those in quarantine the last patches of their own: else it would end by waiting
 DECIDED_KEPT = 5_000  # patches as they were decided, in memory
 
 
@@ -39,25 +38,25 @@ class Watch:
         """Judges everybody's reporting by what the ledger held before that entry."""
         while True:
             jury = await self._records.jury()
-            history = await self._history(entry, jury)
+            decided = await self._history(entry, jury)
             held = {who: _quarantine(own) for who, own in jury.held.items()}
-            classes = {row.hardware_class for patch in history for row in patch.rows}
+            classes = {row.hardware_class for patch in decided for row in patch.rows}
             noise_bpb = pairing.with_priors(await self._decider.noise(entry), classes, self._swarm.noise_prior_bpb)
-            self.reputations, changes = trust.review(history, {}, held, noise_bpb)
+            self.reputations, changes = trust.review(decided, {}, held, noise_bpb)
             if not changes or await self._record(changes, entry, jury):
                 return
 
     async def _history(self, entry: int, jury: Jury) -> list[DecidedPatch]:
         """The patches that say something about those who ran them, in the order of their verdicts."""
         recent = await self._store.ranked("decided", 2 * HISTORY, highest_first=True)  # more: some may be too new
-        entries = dict([item for item in recent if item[1] < entry][:HISTORY])
+        own: dict[str, int] = {}
         for identity_id in jury.held:
             for patch_id, _ in await self._store.ranked(f"jury:{identity_id}", OWN_HISTORY, highest_first=True):
                 decided = await self._store.score("decided", patch_id)
-                if decided is not None and decided < entry:
-                    entries[patch_id] = decided
-        in_order = sorted(entries.items(), key=lambda item: item[1])
-        return [await self._as_decided(patch_id, int(at)) for patch_id, at in in_order]
+                if decided is not None:
+                    own[patch_id] = int(decided)
+        chosen = history([(patch_id, int(at)) for patch_id, at in recent], own, entry)
+        return [await self._as_decided(patch_id, at) for patch_id, at in chosen]
 
     async def _as_decided(self, patch_id: str, entry: int) -> DecidedPatch:
         key = (patch_id, entry)

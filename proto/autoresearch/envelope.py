@@ -26,6 +26,7 @@ SESSION_PROOF = _TYPE.format("session-proof")
 PATCH = _TYPE.format("patch")
 WITHDRAWAL = _TYPE.format("withdrawal")
 SWARM_INFO = _TYPE.format("swarm-info")
+CHECKPOINT = _TYPE.format("checkpoint")
 
 
 # Encodings of the points of small order (Cremers and Jackson, "Prime, Order Please!", 2019): under such a key a

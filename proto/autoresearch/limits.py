@@ -13,6 +13,7 @@ ENVELOPE_BYTES: Final = 1024 * 1024  # one signed payload: the largest diff and 
 CHUNK_BYTES: Final = 256 * 1024  # one piece of a streamed file
 LINEAGE_BYTES: Final = 64 * 1024 * 1024  # whole git bundle: thousands of promotions of a 30 KB file
 LEDGER_LINE_BYTES: Final = 2 * ENVELOPE_BYTES  # one ledger line: an envelope in base64 and what was decided
+CHECKPOINT_BYTES: Final = 1024  # one signed checkpoint: a swarm's name, three numbers, key and signature
 PAGE_ITEMS: Final = 200  # items in one listing
 LEASES_PER_MACHINE: Final = 64  # more than the slots of any single host
 NONCE_BYTES: Final = 32  # of an opening session

@@ -21,6 +21,7 @@ from autoresearch.digest import key_id
 from autoresearch.v1 import leaderboard_service_pb2, patch_service_pb2, volunteer_service_pb2
 from coordinator import genesis, keys, redis_store
 from coordinator.app import App
+from coordinator.checkpoints import Checkpoints
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.dispatch import Chance, Dispatch
@@ -69,6 +70,10 @@ def _seed() -> int:
     return secrets.randbits(63)
 
 
+def _nonce() -> bytes:
+    return secrets.token_bytes(limits.NONCE_BYTES)
+
+
 def _token() -> str:
     return secrets.token_hex(16)
 
@@ -104,6 +109,10 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
             now_ms=now_ms(),
             token=_token,
         )
+        checkpoints = Checkpoints(swarm.swarm_id, export, journal, key, now_ms)
+        await checkpoints.start()
+        stack.push_async_callback(checkpoints.stop)
+        await _background(checkpoints.run(), stack)
         hub = Hub()
         intake = Intake(swarm, records, journal, lineage, now_ms)
         chance = Chance(token=_token, seed=_seed)
@@ -118,10 +127,8 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         app = App(records, intake, dispatch, follower, scheduler, now_ms=now_ms, tell=hub.tell)
         await app.recover()
         await _background(app.work(), stack)
-        queries = Queries(swarm, records, decider, confirmer, lineage, now_ms=now_ms)
-        edge = Edge(
-            swarm, app, queries, hub, key, tls.key_sha256, nonce=lambda: secrets.token_bytes(limits.NONCE_BYTES)
-        )
+        queries = Queries(swarm, records, decider, confirmer, lineage, export, now_ms=now_ms)
+        edge = Edge(swarm, app, queries, checkpoints, hub, key, tls.key_sha256, _nonce)
         port = await _serve(settings, tls, edge, stack)
         address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"
         yield Running(swarm, app, address, redis_store.shown(url), export.path, lineage.path)

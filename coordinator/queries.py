@@ -11,6 +11,7 @@ from autoresearch.v1 import patch_pb2
 from coordinator import ledger, views
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
+from coordinator.export import LedgerExport
 from coordinator.lineage import Lineage
 from coordinator.model import Patch
 from coordinator.periods import counts
@@ -32,6 +33,7 @@ class Queries:
         decider: Decider,
         confirmer: Confirmer,
         lineage: Lineage,
+        export: LedgerExport,
         *,
         now_ms: Callable[[], int],
     ) -> None:
@@ -41,6 +43,7 @@ class Queries:
         self._decider = decider
         self._confirmer = confirmer
         self._lineage = lineage
+        self._export = export
         self._now_ms = now_ms
 
     async def patch(self, beginning: str) -> patch_pb2.Patch:
@@ -186,12 +189,9 @@ class Queries:
             if not lines:
                 await asyncio.sleep(LOOK_EVERY_S)
 
-    async def ledger_lines(self, start: int) -> AsyncIterator[bytes]:
-        """Ledger lines from `start` on."""
-        while lines := await self._store.items("ledger", start, start + LEDGER_PAGE - 1):
-            for line in lines:
-                yield line
-            start += len(lines)
+    def ledger_lines(self, start: int) -> AsyncIterator[bytes]:
+        """Ledger lines from `start` on, as far as they are on disk: what is read there is what stays."""
+        return self._export.lines(start)
 
     async def source(self, sha256: str) -> bytes:
         """The text of a source.

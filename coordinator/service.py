@@ -21,8 +21,10 @@ from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
+from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import SessionProof
 from coordinator.app import App, Idle, Told
+from coordinator.checkpoints import Checkpoints
 from coordinator.hub import Hub
 from coordinator.model import Machine, Progress
 from coordinator.queries import Queries
@@ -43,6 +45,7 @@ class Edge:
     swarm: Swarm
     app: App
     queries: Queries
+    checkpoints: Checkpoints
     hub: Hub
     key: Ed25519PrivateKey
     tls_key_sha256: str
@@ -281,6 +284,7 @@ class LeaderboardServicer(board_grpc.LeaderboardServiceServicer):
 
     def __init__(self, edge: Edge) -> None:
         self._queries = edge.queries
+        self._checkpoints = edge.checkpoints
 
     @unary
     async def GetLeaderboard(
@@ -309,6 +313,30 @@ class LeaderboardServicer(board_grpc.LeaderboardServiceServicer):
         """Ledger lines."""
         async for line in self._queries.ledger_lines(request.start):
             yield board_pb2.ReadLedgerResponse(line=line)
+
+    @unary
+    async def GetCheckpoint(
+        self, request: board_pb2.GetCheckpointRequest, context: Context
+    ) -> board_pb2.GetCheckpointResponse:
+        """The ledger as a whole, signed."""
+        head = await self._checkpoints.current()
+        return board_pb2.GetCheckpointResponse(checkpoint=Envelope.FromString(head.signed))
+
+    @unary
+    async def GetInclusionProof(
+        self, request: board_pb2.GetInclusionProofRequest, context: Context
+    ) -> board_pb2.GetInclusionProofResponse:
+        """That an entry is in the ledger."""
+        hashes = await self._checkpoints.inclusion(request.sequence, request.tree_size)
+        return board_pb2.GetInclusionProofResponse(hashes=hashes)
+
+    @unary
+    async def GetConsistencyProof(
+        self, request: board_pb2.GetConsistencyProofRequest, context: Context
+    ) -> board_pb2.GetConsistencyProofResponse:
+        """That the ledger continues what it was."""
+        hashes = await self._checkpoints.consistency(request.old_size, request.new_size)
+        return board_pb2.GetConsistencyProofResponse(hashes=hashes)
 
 
 def register(server: grpc.aio.Server, edge: Edge) -> None:

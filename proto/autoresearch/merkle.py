@@ -86,10 +86,10 @@ def inclusion_proof(seq: int, size: int, node: Node) -> list[bytes]:
     while end - first > 1:
         middle = first + _split(end - first)
         if seq < middle:
-            proof.append(_range_hash(middle, end, node))
+            proof.append(range_hash(middle, end, node))
             end = middle
         else:
-            proof.append(_range_hash(first, middle, node))
+            proof.append(range_hash(first, middle, node))
             first = middle
     return proof[::-1]
 
@@ -108,12 +108,12 @@ def consistency_proof(old: int, new: int, node: Node) -> list[bytes]:
     while end - first > 1 and end != old:
         middle = first + _split(end - first)
         if old <= middle:
-            proof.append(_range_hash(middle, end, node))
+            proof.append(range_hash(middle, end, node))
             end = middle
         else:
-            proof.append(_range_hash(first, middle, node))
+            proof.append(range_hash(first, middle, node))
             first, whole = middle, False
-    return ([] if whole else [_range_hash(first, end, node)]) + proof[::-1]
+    return ([] if whole else [range_hash(first, end, node)]) + proof[::-1]
 
 
 def root_from_inclusion(leaf: bytes, seq: int, size: int, proof: Sequence[bytes]) -> bytes:
@@ -195,11 +195,16 @@ def _split(size: int) -> int:
     return int(1 << ((size - 1).bit_length() - 1))
 
 
-def _range_hash(first: int, end: int, node: Node) -> bytes:
-    """The hash over leaves `first` to `end`; `first` is a multiple of the largest power of two in the range."""
+def range_hash(first: int, end: int, node: Node) -> bytes:
+    """The hash over leaves `first` to `end`: the root of the first so many entries when `first` is 0.
+
+    `first` must be a multiple of the largest power of two in the range.
+    """
     size = end - first
+    if not size:
+        return EMPTY_ROOT
     if size & (size - 1) == 0:
         level = size.bit_length() - 1
         return node(level, first >> level)
     middle = first + _split(size)
-    return node_hash(_range_hash(first, middle, node), _range_hash(middle, end, node))
+    return node_hash(range_hash(first, middle, node), range_hash(middle, end, node))

@@ -61,9 +61,10 @@ CLOCKS = {"now", "utcnow", "today"}
 # The coordinator's layers from the bottom. What is named in none is an adapter or the service.
 LAYERS = [
     PURE["coordinator"] | {"settings"},
-    names("export lineage merging sealed_git"),  # git and the ledger's file: what the use cases write to
+    names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
-        app confirming deciding dispatch following genesis intake journal promoting queries records scheduling watching
+        app checkpoints confirming deciding dispatch following genesis intake journal promoting queries records
+        scheduling watching
     """),
     set(),
     names("main"),

@@ -55,6 +55,21 @@ class LeaderboardServiceStub(object):
                 request_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.ReadLedgerRequest.SerializeToString,
                 response_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.ReadLedgerResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/autoresearch.v1.LeaderboardService/GetCheckpoint',
+                request_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetInclusionProof = channel.unary_unary(
+                '/autoresearch.v1.LeaderboardService/GetInclusionProof',
+                request_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetInclusionProofRequest.SerializeToString,
+                response_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetInclusionProofResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/autoresearch.v1.LeaderboardService/GetConsistencyProof',
+                request_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
 
 
 class LeaderboardServiceServicer(object):
@@ -89,6 +104,28 @@ class LeaderboardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoint(self, request, context):
+        """The coordinator's signed statement of the ledger as it is now. Hold on to it: with the proofs below it shows
+        later that no entry before it was changed, removed or put in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInclusionProof(self, request, context):
+        """That a line is the entry at its place, for whoever holds a checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """That a later checkpoint continues an earlier one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeaderboardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +148,21 @@ def add_LeaderboardServiceServicer_to_server(servicer, server):
                     servicer.ReadLedger,
                     request_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.ReadLedgerRequest.FromString,
                     response_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.ReadLedgerResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetInclusionProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInclusionProof,
+                    request_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetInclusionProofRequest.FromString,
+                    response_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=autoresearch_dot_v1_dot_leaderboard__service__pb2.GetConsistencyProofResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +274,87 @@ class LeaderboardService(object):
             '/autoresearch.v1.LeaderboardService/ReadLedger',
             autoresearch_dot_v1_dot_leaderboard__service__pb2.ReadLedgerRequest.SerializeToString,
             autoresearch_dot_v1_dot_leaderboard__service__pb2.ReadLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/autoresearch.v1.LeaderboardService/GetCheckpoint',
+            autoresearch_dot_v1_dot_leaderboard__service__pb2.GetCheckpointRequest.SerializeToString,
+            autoresearch_dot_v1_dot_leaderboard__service__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInclusionProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/autoresearch.v1.LeaderboardService/GetInclusionProof',
+            autoresearch_dot_v1_dot_leaderboard__service__pb2.GetInclusionProofRequest.SerializeToString,
+            autoresearch_dot_v1_dot_leaderboard__service__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/autoresearch.v1.LeaderboardService/GetConsistencyProof',
+            autoresearch_dot_v1_dot_leaderboard__service__pb2.GetConsistencyProofRequest.SerializeToString,
+            autoresearch_dot_v1_dot_leaderboard__service__pb2.GetConsistencyProofResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,14 @@ class LeaderboardServiceStub:
     """Events from a position on; ends when `follow` is false and all were sent."""
     ReadLedger: _grpc.UnaryStreamMultiCallable[_leaderboard_service_pb2.ReadLedgerRequest, _leaderboard_service_pb2.ReadLedgerResponse]
     """Ledger lines from a position on, exactly as they are hashed."""
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_leaderboard_service_pb2.GetCheckpointRequest, _leaderboard_service_pb2.GetCheckpointResponse]
+    """The coordinator's signed statement of the ledger as it is now. Hold on to it: with the proofs below it shows
+    later that no entry before it was changed, removed or put in.
+    """
+    GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_leaderboard_service_pb2.GetInclusionProofRequest, _leaderboard_service_pb2.GetInclusionProofResponse]
+    """That a line is the entry at its place, for whoever holds a checkpoint."""
+    GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_leaderboard_service_pb2.GetConsistencyProofRequest, _leaderboard_service_pb2.GetConsistencyProofResponse]
+    """That a later checkpoint continues an earlier one."""
 
 @_typing.type_check_only
 class LeaderboardServiceAsyncStub(LeaderboardServiceStub):
@@ -55,6 +63,14 @@ class LeaderboardServiceAsyncStub(LeaderboardServiceStub):
     """Events from a position on; ends when `follow` is false and all were sent."""
     ReadLedger: _aio.UnaryStreamMultiCallable[_leaderboard_service_pb2.ReadLedgerRequest, _leaderboard_service_pb2.ReadLedgerResponse]  # type: ignore[assignment]
     """Ledger lines from a position on, exactly as they are hashed."""
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_leaderboard_service_pb2.GetCheckpointRequest, _leaderboard_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """The coordinator's signed statement of the ledger as it is now. Hold on to it: with the proofs below it shows
+    later that no entry before it was changed, removed or put in.
+    """
+    GetInclusionProof: _aio.UnaryUnaryMultiCallable[_leaderboard_service_pb2.GetInclusionProofRequest, _leaderboard_service_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
+    """That a line is the entry at its place, for whoever holds a checkpoint."""
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_leaderboard_service_pb2.GetConsistencyProofRequest, _leaderboard_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
+    """That a later checkpoint continues an earlier one."""
 
 class LeaderboardServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves readers."""
@@ -90,5 +106,31 @@ class LeaderboardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_leaderboard_service_pb2.ReadLedgerResponse], _abc.AsyncIterator[_leaderboard_service_pb2.ReadLedgerResponse]]:
         """Ledger lines from a position on, exactly as they are hashed."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _leaderboard_service_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_leaderboard_service_pb2.GetCheckpointResponse, _abc.Awaitable[_leaderboard_service_pb2.GetCheckpointResponse]]:
+        """The coordinator's signed statement of the ledger as it is now. Hold on to it: with the proofs below it shows
+        later that no entry before it was changed, removed or put in.
+        """
+
+    @_abc_1.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: _leaderboard_service_pb2.GetInclusionProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_leaderboard_service_pb2.GetInclusionProofResponse, _abc.Awaitable[_leaderboard_service_pb2.GetInclusionProofResponse]]:
+        """That a line is the entry at its place, for whoever holds a checkpoint."""
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _leaderboard_service_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_leaderboard_service_pb2.GetConsistencyProofResponse, _abc.Awaitable[_leaderboard_service_pb2.GetConsistencyProofResponse]]:
+        """That a later checkpoint continues an earlier one."""
 
 def add_LeaderboardServiceServicer_to_server(servicer: LeaderboardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

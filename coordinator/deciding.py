@@ -161,8 +161,9 @@ class Decider:
             return await self._store.apply(Change(guards, operations)) is None
 
         async def entered(seq: int) -> Draft:
-            _, operations = settling.settled(patch, finding, entry=seq, now_ms=self._now_ms())
-            return Draft([Note("verdict", settling.verdict_body(patch, finding))], guards, operations)
+            now_ms = self._now_ms()
+            _, operations = settling.settled(patch, finding, entry=seq, now_ms=now_ms)
+            return Draft([Note("verdict", settling.verdict_body(patch, finding))], guards, operations, now_ms)
 
         return await self._journal.settle(entered)
 

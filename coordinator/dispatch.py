@@ -213,6 +213,7 @@ class Dispatch:
         body = {
             "result_sha256": digest,
             "lease_id": lease.lease_id,
+            "order_id": lease.order_id,
             "order_payload": lease.order_payload,
             "identity_id": lease.identity_id,
             "machine_id": lease.machine_id,

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
+from coordinator import commits
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
 from coordinator.errors import OperatorError
 from coordinator.journal import Journal, Note
@@ -28,6 +29,7 @@ from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.settings import Terms
 from coordinator.settling import crowning
 from coordinator.store import Holds, Operation, Put
+from coordinator.unified_diff import PATCHED_FILE
 
 DESCRIBE_S = 3600.0  # preparing a large data set takes its time
 
@@ -84,7 +86,7 @@ async def find_or_make(
     files = _files(source, Path(trainer.prepare), challenge)
     await asyncio.to_thread(shutil.rmtree, lineage_path, ignore_errors=True)  # of a start that ended half-way
     at = datetime.fromtimestamp(now_ms / 1000, UTC)
-    message = f"Start the swarm {terms.name}"
+    message = commits.first_message(terms.name)
     lineage = await asyncio.to_thread(lambda: Lineage.create(lineage_path, files, message=message, at=at))
     swarm = Swarm(
         swarm_id=token(),
@@ -96,7 +98,7 @@ async def find_or_make(
         coordinator_key=coordinator_key,
         created_at_ms=now_ms,
     )
-    await _write(swarm, lineage, source, journal)
+    await _write(swarm, lineage, files, journal)
     return swarm, lineage
 
 
@@ -109,18 +111,22 @@ def _check_known(swarm: Swarm, coordinator_key: str) -> None:
         raise OperatorError("the store's swarm has another coordinator key: restore signing.key from its backup")
 
 
-async def _write(swarm: Swarm, lineage: Lineage, source: str, journal: Journal) -> None:
+async def _write(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], journal: Journal) -> None:
+    others = {name: content.decode() for name, content in files.items() if name != PATCHED_FILE}
+    source = files[PATCHED_FILE].decode()
     digest = sha256_hex(source.encode())
     tip = await asyncio.to_thread(lineage.tip)
     best = Best(0, tip, digest, "", "the source the swarm started from", "", swarm.created_at_ms, 0)
-    body = {**asdict(swarm), "commit": tip, "source_sha256": digest, "source": source}
+    body = {**asdict(swarm), "commit": tip, "source_sha256": digest, "source": source, "files": others}
     operations: list[Operation] = [
         Put("meta", "swarm", swarm.to_bytes()),
         Put("sources", digest, source.encode()),
         Put("fingerprints", normalised_fingerprint(source), b"the start"),
         *crowning(best),
     ]
-    outcome = await journal.commit([Note("genesis", body)], [Holds("meta", "swarm", None)], operations)
+    outcome = await journal.commit(
+        [Note("genesis", body)], [Holds("meta", "swarm", None)], operations, swarm.created_at_ms
+    )
     if not isinstance(outcome, int):
         raise OperatorError("another coordinator made a swarm in this store just now: start again")
 
@@ -167,7 +173,7 @@ def _files(source: str, prepare: Path, challenge: Challenge) -> dict[str, bytes]
     }
     return {
         **companion_files(),
-        "train.py": source.encode(),
+        PATCHED_FILE: source.encode(),
         "prepare.py": prepare.read_bytes(),
         "program.md": _program().read_bytes(),
         "challenge.json": (json.dumps(terms, indent=2) + "\n").encode(),

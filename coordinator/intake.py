@@ -56,7 +56,7 @@ class Intake:
             machine = _machine(enrolment, identity, owned, now)
             if (identity, machine) == (known, owned):
                 return identity, machine
-            if await self._write_enrolment(signed, (known, owned), identity, machine):
+            if await self._write_enrolment(signed, (known, owned), identity, machine, now):
                 return identity, machine
 
     async def _write_enrolment(
@@ -65,6 +65,7 @@ class Intake:
         before: tuple[Identity | None, Machine | None],
         identity: Identity,
         machine: Machine | None,
+        at_ms: int,
     ) -> bool:
         known, owned = before
         guards: list[Guard] = [Holds("identities", identity.identity_id, known.to_bytes() if known else None)]
@@ -73,7 +74,7 @@ class Intake:
             guards.append(Holds("machines", machine.machine_id, owned.to_bytes() if owned else None))
             operations.append(Put("machines", machine.machine_id, machine.to_bytes()))
         note = Note("identity", _introduction(identity, machine, signed))
-        outcome = await self._journal.commit([note], guards, operations)
+        outcome = await self._journal.commit([note], guards, operations, at_ms)
         return await self._settled(outcome)
 
     async def submit(self, signed: Envelope) -> Patch:
@@ -180,7 +181,7 @@ class Intake:
                 "hardware_class": "",
             }
             notes.insert(0, Note("identity", {**introduction, "envelope": packed(signed)}))
-        return await self._settled(await self._journal.commit(notes, guards, operations))
+        return await self._settled(await self._journal.commit(notes, guards, operations, patch.submitted_at_ms))
 
     async def withdraw(self, signed: Envelope) -> Patch:
         """Takes an undecided patch back. Repeating it is harmless.
@@ -210,7 +211,7 @@ class Intake:
                 Unrank("parked", patch.patch_id),
             ]
             note = Note("withdrawal", {"patch_id": patch.patch_id, "envelope": packed(signed)})
-            if await self._settled(await self._journal.commit([note], guards, operations)):
+            if await self._settled(await self._journal.commit([note], guards, operations, after.decided_at_ms)):
                 return after
 
     async def _settled(self, outcome: Guard | int) -> bool:

@@ -44,15 +44,19 @@ class Journal:
         self._lock = asyncio.Lock()
 
     async def commit(
-        self, notes: Sequence[Note], guards: Sequence[Guard], operations: Sequence[Operation]
+        self,
+        notes: Sequence[Note],
+        guards: Sequence[Guard],
+        operations: Sequence[Operation],
+        at_ms: int | None = None,
     ) -> Guard | int:
-        """Writes the entries and applies the change in one step.
+        """Writes the entries and applies the change in one step; `at_ms` as in `Draft`.
 
         Returns the sequence number of the last entry, or the first of `guards` that did not hold (nothing changed).
         """
 
         async def same(_: int) -> Draft:
-            return Draft(notes, guards, operations)
+            return Draft(notes, guards, operations, at_ms)
 
         return await self.commit_at(same)
 

@@ -9,10 +9,9 @@ move at a time however many ask, and repeating one does nothing. What deserves a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from autoresearch.digest import sha256_hex
-from coordinator import admission, merging, settling
+from coordinator import admission, commits, merging, settling
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
 from coordinator.model import Best, Patch, Proposal
@@ -96,16 +95,7 @@ class Promoter:
 
     async def _next_best(self, patch: Patch, best: Best, source: str, finding: Finding, *, entry: int) -> Best:
         decision = finding.decision
-        gain = "unknown" if decision["gain_bpb"] is None else f"{decision['gain_bpb']:+.6f} bpb"
-        counted = f"{decision['trials']} trials, {decision['identities']} identities"
-        trailers = (
-            ("Patch", patch.patch_id),
-            ("Author-Identity", patch.author_id),
-            ("Generation", str(best.generation + 1)),
-            ("Evidence", f"log odds {decision['log_odds']:.3f}, {counted}"),
-            ("Gain", gain),
-            ("Ledger-Entry", str(entry)),
-        )
+        trailers = commits.promotion_trailers(patch, decision, generation=best.generation + 1, entry=entry)
         after = Best(
             generation=best.generation + 1,
             commit="",
@@ -139,7 +129,7 @@ class Promoter:
 
         async def entered(_: int) -> Draft:
             kept: Operation = Drop("proposals", key) if again.stands else Put("proposals", key, proposal.to_bytes())
-            return Draft([Note("proposal", body)], guards, [kept])
+            return Draft([Note("proposal", body)], guards, [kept], proposal.since_ms)
 
         return await self._journal.settle(entered)
 
@@ -190,12 +180,7 @@ class Promoter:
 
     async def _best_without(self, best: Best, new: Best, taken: TakenBack, reason: str, *, entry: int) -> Best:
         title = f"Roll back generation {', '.join(map(str, taken.faulty))}: {new.title}"
-        trailers = (
-            ("Undone-Generations", ", ".join(map(str, taken.undone))),
-            ("Generation", str(best.generation + 1)),
-            ("Reason", reason),
-            ("Ledger-Entry", str(entry)),
-        )
+        trailers = commits.rollback_trailers(taken.undone, reason, generation=best.generation + 1, entry=entry)
         after = Best(
             generation=best.generation + 1,
             commit="",
@@ -216,9 +201,10 @@ class Promoter:
         guards = [Holds("patches", patch.patch_id, patch.to_bytes()), jury.unchanged]
 
         async def entered(seq: int) -> Draft:
-            _, operations = settling.settled(fresh, finding, entry=seq, now_ms=self._now_ms())
+            now_ms = self._now_ms()
+            _, operations = settling.settled(fresh, finding, entry=seq, now_ms=now_ms)
             body = settling.verdict_body(patch, finding, rollback_fell=rollback.generation)
-            return Draft([Note("verdict", body)], guards, operations)
+            return Draft([Note("verdict", body)], guards, operations, now_ms)
 
         return await self._journal.settle(entered)
 
@@ -245,7 +231,7 @@ class Promoter:
             title=after.title,
             trailers=trailers,
             author_name=after.author_name,
-            at=datetime.fromtimestamp(after.promoted_at_ms / 1000, UTC),
+            at=commits.committed_at(after.promoted_at_ms),
         )
         return replace(after, commit=commit, source_sha256=sha256_hex(source.encode()))
 

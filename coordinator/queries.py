@@ -32,9 +32,9 @@ class Queries:
         records: Records,
         decider: Decider,
         confirmer: Confirmer,
+        *,
         lineage: Lineage,
         export: LedgerExport,
-        *,
         now_ms: Callable[[], int],
     ) -> None:
         self._swarm = swarm

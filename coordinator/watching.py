@@ -80,7 +80,7 @@ class Watch:
             ]
             operations: list[Operation] = [_kept(change, seq + at, now) for at, change in enumerate(changes)]
             mark = Put("meta", "trust", str(seq + len(changes) - 1).encode())
-            return Draft(notes, [jury.unchanged], [*operations, mark])
+            return Draft(notes, [jury.unchanged], [*operations, mark], now)
 
         return await self._journal.settle(entered)
 

@@ -15,10 +15,13 @@ from autoresearch.digest import sha256_hex
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.leaderboard_service_pb2 import (
     Event,
+    GetCheckpointRequest,
+    GetConsistencyProofRequest,
     GetLeaderboardRequest,
     GetLeaderboardResponse,
     GetStatusRequest,
     GetStatusResponse,
+    ReadLedgerRequest,
     WatchEventsRequest,
 )
 from autoresearch.v1.leaderboard_service_pb2_grpc import LeaderboardServiceStub
@@ -180,6 +183,30 @@ class Client:
         try:
             async for answer in self._readers.WatchEvents(request, timeout=None if follow else _BUNDLE_S):
                 yield answer.event
+        except grpc.aio.AioRpcError as error:
+            raise translate(error, self._target) from None
+
+    async def checkpoint(self) -> bytes:
+        """The coordinator's signed checkpoint of its ledger, as it came; the caller checks it."""
+        answer = await self._done(self._readers.GetCheckpoint(GetCheckpointRequest(), timeout=_CALL_S))
+        return answer.checkpoint.SerializeToString()
+
+    async def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """The proof that the ledger of the new size continues that of the old; the caller checks it."""
+        request = GetConsistencyProofRequest(old_size=old_size, new_size=new_size)
+        return list((await self._done(self._readers.GetConsistencyProof(request, timeout=_CALL_S))).hashes)
+
+    async def ledger(self, start: int) -> AsyncIterator[bytes]:
+        """The ledger's lines from a sequence number on, as they came.
+
+        Raises:
+            WrongCoordinatorError: one is longer than limits.LEDGER_LINE_BYTES.
+        """
+        try:
+            async for answer in self._readers.ReadLedger(ReadLedgerRequest(start=start)):
+                if len(answer.line) > limits.LEDGER_LINE_BYTES:
+                    raise WrongCoordinatorError(f"the ledger of {self._target} holds a line that is too long")
+                yield answer.line
         except grpc.aio.AioRpcError as error:
             raise translate(error, self._target) from None
 

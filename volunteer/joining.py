@@ -15,7 +15,7 @@ from autoresearch.text import clean_line, is_line
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.trial_pb2 import Software
-from volunteer import hardware, home, pin
+from volunteer import hardware, home, pin, witness
 from volunteer.background import in_thread
 from volunteer.client import Client, open_client
 from volunteer.connect import Swarm
@@ -63,6 +63,8 @@ async def joined(
     show.say(f"identity {who.identity_id}, kept in {settings.home}")
     async with await open_client(settings) as client:
         _introduce(settings, client.swarm, show)
+        head = await witness.watch(client, settings.home)
+        show.say(f"ledger of {head.size} entries, which continues what was seen before")
         machine = hardware.choose(hardware.read_host(), settings.join.device, settings.join.threads)
         show.say(f"machine: {machine.hardware.device_name}, {machine.hardware.threads} of {machine.cores} thread(s)")
         trials = trials or _local_trials(settings, machine, clock)

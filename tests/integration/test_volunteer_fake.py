@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from autoresearch import envelope, limits
+from autoresearch import checkpoint, envelope, limits, merkle
 from autoresearch.digest import key_id, sha256_hex
 from autoresearch.v1 import challenge_pb2, identity_pb2, patch_pb2, trial_pb2
 from autoresearch.v1 import leaderboard_service_pb2 as board
@@ -27,6 +27,7 @@ from autoresearch.v1 import patch_service_pb2 as patching
 from autoresearch.v1 import patch_service_pb2_grpc as patching_grpc
 from autoresearch.v1 import volunteer_service_pb2 as wire
 from autoresearch.v1 import volunteer_service_pb2_grpc as wire_grpc
+from autoresearch.v1.envelope_pb2 import Envelope
 
 SOURCE = b"print('a source')\n"
 SWARM_ID = "test-swarm"
@@ -118,6 +119,7 @@ class FakeCoordinator(
     best: patch_pb2.Best = field(default_factory=patch_pb2.Best)
     bundle: bytes = b""
     events: list[board.Event] = field(default_factory=list)
+    ledger: list[bytes] = field(default_factory=lambda: [b"{}"])  # lines that it shows, whatever they say
     # --- what it heard ---
     enrolments: list[identity_pb2.Enrolment] = field(default_factory=list)
     opens: list[wire.Open] = field(default_factory=list)
@@ -363,4 +365,21 @@ class FakeCoordinator(
     async def ReadLedger(
         self, request: board.ReadLedgerRequest, context: Any
     ) -> AsyncIterator[board.ReadLedgerResponse]:
-        yield board.ReadLedgerResponse(line=b"{}")
+        for line in self.ledger[request.start :]:
+            yield board.ReadLedgerResponse(line=line)
+
+    async def GetCheckpoint(self, request: board.GetCheckpointRequest, context: Any) -> board.GetCheckpointResponse:
+        root = merkle.root_of([merkle.leaf_hash(line) for line in self.ledger])
+        head = checkpoint.sign(SWARM_ID, len(self.ledger), root, 1, self.key)
+        return board.GetCheckpointResponse(checkpoint=Envelope.FromString(head.signed))
+
+    async def GetConsistencyProof(
+        self, request: board.GetConsistencyProofRequest, context: Any
+    ) -> board.GetConsistencyProofResponse:
+        leaves = [merkle.leaf_hash(line) for line in self.ledger]
+
+        def node(level: int, index: int) -> bytes:
+            return merkle.root_of(leaves[index << level : (index + 1) << level])
+
+        hashes = merkle.consistency_proof(request.old_size, request.new_size, node)
+        return board.GetConsistencyProofResponse(hashes=hashes)

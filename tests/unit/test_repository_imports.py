@@ -43,9 +43,9 @@ def names(text: str) -> set[str]:
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        admission admission_errors agreement audit eligibility errors evidence facts fleet leasing ledger model
-        noise pairing periods planning policy ready_orders refusals reviewing rule session settling spans store tally
-        trust turns unified_diff verdict views worth
+        admission admission_errors agreement audit commits eligibility errors evidence facts fleet leasing ledger
+        model noise pairing periods planning policy ready_orders refusals reviewing rule session settling spans store
+        tally trust turns unified_diff verdict views worth
     """),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step

@@ -6,24 +6,25 @@ every other file, so two machines with the same pin train and examine on the sam
 
 import hashlib
 import json
+import mmap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from trainer.errors import DataDamagedError, DataMissingError, WrongDataError
-from trainer.tokenizer import Tokenizer, tokenizer_from_json
+from trainer.files import file_sha256
+from trainer.tokenizer import MAX_VOCAB, Tokenizer, tokenizer_from_json
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 VAL_NAME = "val.bin"
 RESERVE_NAME = "reserve.bin"
 FORMAT = 1
-MAX_MANIFEST_BYTES = 1_000_000
-MAX_TOKENIZER_BYTES = 16_000_000
-_CHUNK_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 4_000_000  # 6542 shards make 1.8 MB
+MAX_SEQUENCE_LEN = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Shard:
 
     tokens: np.ndarray
     offsets: np.ndarray
+    mappings: tuple[mmap.mmap, ...] = ()  # what the arrays lie in, when that is a file
+
+    def forget(self) -> None:
+        """Take what was read out of this process's memory. It stays in the system's cache, and comes back when read."""
+        for mapping in self.mappings:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,27 @@ class Manifest:
     def row_tokens(self) -> int:
         return self.sequence_len + 1
 
+    def is_possible(self) -> bool:
+        """Whether the numbers fit each other and the form in which tokens are stored."""
+        stems = {f"{stem}.{kind}" for stem in self.train_shards for kind in ("bin", "idx")}
+        return (
+            2 <= self.vocab_size <= MAX_VOCAB
+            and 0 <= self.bos_id < self.vocab_size
+            and 1 <= self.sequence_len <= MAX_SEQUENCE_LEN
+            and self.exam_rows >= 1
+            and bool(stems)
+            and stems | {TOKENIZER_NAME, VAL_NAME, RESERVE_NAME} <= self.files.keys()
+        )
+
     def tokenizer(self) -> Tokenizer:
         return tokenizer_from_json((self.data_dir / TOKENIZER_NAME).read_bytes())
 
     def shards(self) -> tuple[Shard, ...]:
-        return tuple(
-            Shard(
-                np.memmap(self.data_dir / f"{stem}.bin", dtype="<u2", mode="r"),
-                np.memmap(self.data_dir / f"{stem}.idx", dtype="<u8", mode="r"),
-            )
-            for stem in self.train_shards
-        )
+        return tuple(self._shard(stem) for stem in self.train_shards)
+
+    def _shard(self, stem: str) -> Shard:
+        tokens, offsets = (_mapped(self.data_dir / f"{stem}.{kind}") for kind in ("bin", "idx"))
+        return Shard(np.frombuffer(tokens, dtype="<u2"), np.frombuffer(offsets, dtype="<u8"), (tokens, offsets))
 
     def val_rows(self) -> np.ndarray:
         """(exam_rows, row_tokens) uint16: the fixed rows of every exam, each BOS and then consecutive text."""
@@ -90,15 +107,23 @@ def load_manifest(data_dir: Path, expected_sha256: str | None = None) -> Manifes
         DataDamagedError: a file differs from its sha256, or the manifest cannot be understood.
         WrongDataError: `expected_sha256` names another manifest.
     """
-    path = data_dir / MANIFEST_NAME
-    content = _read_bounded(path, MAX_MANIFEST_BYTES)
-    found = hashlib.sha256(content).hexdigest()
-    if expected_sha256 is not None and found != expected_sha256:
-        raise WrongDataError(data_dir, expected_sha256, found)
-    manifest = _parse(data_dir, found, content)
+    manifest = read_manifest(data_dir, expected_sha256)
     for name, sha256 in manifest.files.items():
         _check_file(data_dir / name, sha256)
     return manifest
+
+
+def read_manifest(data_dir: Path, expected_sha256: str | None = None) -> Manifest:
+    """The manifest alone: nothing is said of the files that it names.
+
+    Raises:
+        DataMissingError, DataDamagedError, WrongDataError: as `load_manifest`, for this file.
+    """
+    content = _read_bounded(data_dir / MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    found = hashlib.sha256(content).hexdigest()
+    if expected_sha256 is not None and found != expected_sha256:
+        raise WrongDataError(data_dir, expected_sha256, found)
+    return _parse(data_dir, found, content)
 
 
 def manifest_bytes(fields: Mapping[str, object]) -> bytes:
@@ -106,13 +131,6 @@ def manifest_bytes(fields: Mapping[str, object]) -> bytes:
     return (json.dumps({"format": FORMAT, **fields}, ensure_ascii=True, indent=1, sort_keys=True) + "\n").encode(
         "ascii"
     )
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _parse(data_dir: Path, sha256: str, content: bytes) -> Manifest:
@@ -137,7 +155,19 @@ def _parse(data_dir: Path, sha256: str, content: bytes) -> Manifest:
         raise DataDamagedError(path, f"is not a manifest ({type(error).__name__})") from error
     if any(Path(name).name != name for name in files):
         raise DataDamagedError(path, "names a file outside its folder")
+    if not manifest.is_possible():
+        raise DataDamagedError(path, "holds numbers that cannot be")
     return manifest
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise DataMissingError(path.parent, path.name) from None
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise DataDamagedError(path, f"cannot be mapped ({error})") from error
 
 
 def _read_bounded(path: Path, limit_bytes: int) -> bytes:
@@ -173,9 +203,3 @@ def _check_file(path: Path, sha256: str) -> None:
         raise DataDamagedError(path, "is not what the manifest says")
     with _verified_lock:
         _verified[str(path), sha256] = stamp
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk

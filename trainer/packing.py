@@ -9,13 +9,17 @@ import bisect
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from trainer.manifest import Shard
 
 BUFFER_PIECES = 256  # candidates for best fit; upstream's 1000 packs no better on pieces this uniform
+
+# Mapped pages that were read count as this process's memory until they are given back, and Linux maps 16 of them around
+# each one that is missing: so many pieces hold at most 32 MB.
+FORGET_PIECES = 512
 
 _Piece = tuple[int, int, int, int]  # length, minus its arrival, shard, first token
 
@@ -29,6 +33,36 @@ def cut_rows(documents: Sequence[np.ndarray], row_tokens: int, bos_id: int) -> n
     pieces = [document[: len(document) // text * text].reshape(-1, text) for document in documents]
     body = np.concatenate(pieces) if pieces else np.empty((0, text), np.uint16)
     return np.concatenate([np.full((len(body), 1), bos_id), body], axis=1).astype("<u2")
+
+
+def pack_documents(documents: Iterable[np.ndarray], row_tokens: int, bos_id: int) -> Iterator[np.ndarray]:
+    """Rows of (row_tokens,) uint16 that show documents from their beginnings, each after a BOS, until they run out.
+
+    For validation on documents of all lengths: a row begins with the document that has waited longest, its gaps are
+    filled best-fit, and what a row has no room for is left out, as upstream does. The last, unfinished row is dropped.
+    """
+    source, arrivals = iter(documents), itertools.count()
+    waiting: dict[int, np.ndarray] = {}  # by arrival, the oldest first
+    by_length: list[tuple[int, int]] = []  # length, minus arrival
+    while True:
+        row = np.full(row_tokens, bos_id, dtype="<u2")
+        at = 0
+        while (room := row_tokens - at - 1) > 0:
+            for document in itertools.islice(source, BUFFER_PIECES - len(waiting)):
+                arrival = next(arrivals)
+                waiting[arrival] = document
+                bisect.insort(by_length, (len(document), -arrival))
+            if not waiting:
+                return
+            if at == 0:
+                oldest = next(iter(waiting))
+                index = bisect.bisect_left(by_length, (len(waiting[oldest]), -oldest))
+            else:
+                index = max(0, bisect.bisect_right(by_length, (room, 1)) - 1)
+            text = waiting.pop(-by_length.pop(index)[1])[:room]
+            row[at + 1 : at + 1 + len(text)] = text
+            at += 1 + len(text)
+        yield row
 
 
 def seeded_order(count: int, *key: object) -> np.ndarray:
@@ -56,6 +90,7 @@ class Packer:
         self._by_length: list[_Piece] = []  # sorted: by length, and among equals the oldest last
         self._by_age: deque[_Piece] = deque()  # the oldest first; some are gone already
         self._waiting: set[_Piece] = set()
+        self._read: list[int] = []  # shards of the pieces copied since the last forgetting
 
     def batch(self, rows: int) -> np.ndarray:
         """(rows, row_tokens) uint16: the next rows."""
@@ -70,11 +105,19 @@ class Packer:
         while True:
             length, _, shard, first = piece
             row[at + 1 : at + 1 + length] = self._shards[shard].tokens[first : first + length]
+            self._note_read(shard)
             at += 1 + length
             room = len(row) - at - 1  # after another BOS
             if room < 1:
                 return
             piece = self._best_fit(room)
+
+    def _note_read(self, shard: int) -> None:
+        self._read.append(shard)
+        if len(self._read) >= FORGET_PIECES:
+            for each in set(self._read):
+                self._shards[each].forget()
+            self._read.clear()
 
     def _refill(self) -> None:
         while len(self._waiting) < BUFFER_PIECES:

@@ -55,7 +55,15 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-pair encoding of `vocab_size` ids in all, BOS included. The same texts give the same tokens everywhere."""
+    """Byte-pair encoding of `vocab_size` ids in all, BOS included; fewer when the texts are short.
+
+    The same texts give the same tokens everywhere.
+
+    Raises:
+        ValueError: more ids than fit into the stored form, or fewer than there are bytes.
+    """
+    if not 257 <= vocab_size <= MAX_VOCAB:
+        raise ValueError(f"a vocabulary of {vocab_size} tokens: 257 to {MAX_VOCAB} can be stored as uint16")
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(iter(texts), vocab_size - 1, pattern=SPLIT_PATTERN)
     ranks = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])

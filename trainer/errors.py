@@ -49,6 +49,39 @@ class UnknownDatasetError(TrainerError):
         super().__init__(f"there is no data set {name!r}: choose one of {', '.join(known)}")
 
 
+class SettingError(TrainerError):
+    """A variable of the environment, or a choice of what to prepare, that cannot be."""
+
+
+class DownloadError(TrainerError):
+    """A file cannot be had from where it was asked for. What was received so far is kept and continued from."""
+
+    def __init__(self, what: str, problem: str, advice: str) -> None:
+        self.what = what
+        self.problem = problem
+        super().__init__(f"{what} {problem}: {advice}")
+
+
+class PreparationStoppedError(TrainerError):
+    """Somebody asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped while preparing the data: run the same command to go on")
+
+
+class MissingPackageError(TrainerError):
+    """A data set needs a package that a volunteer of other data sets does not."""
+
+    def __init__(self, package: str, requirements: tuple[str, ...]) -> None:
+        self.package = package
+        wanted = " ".join(f"'{requirement}'" for requirement in requirements)
+        super().__init__(f"this data set needs the package {package}: run `python -m pip install {wanted}`")
+
+
+class SourceDamagedError(TrainerError):
+    """A downloaded file is what the hub says it is, and yet not what the data set is made from."""
+
+
 class NoSpaceError(TrainerError):
     """The disk cannot hold what is about to be written."""
 

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from trainer import main as running
 from trainer import report
+from trainer.dataset import FORMS, MOST_SHARDS, parse
 from trainer.errors import TrainerError
-from trainer.live import LiveLine, bar
+from trainer.live import LiveLine, PrepareLine
 from trainer.manifest import Manifest
-from trainer.prepare import DATASETS, PrepareProgress, prepare
+from trainer.prepare import prepare
 from trainer.result import Outcome, TrialLimits, TrialResult, TrialSpec
 from trainer.trial import code_digest, source_problem
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _data_options(command: Command) -> Command:
-    dataset = click.option("--dataset", type=click.Choice(list(DATASETS)), default="tiny", show_default=True)
+    dataset = click.option("--dataset", default="tiny", show_default=True, help=f"One of {', '.join(FORMS)}.")
     folder = click.option("--data-dir", type=click.Path(path_type=Path), help="Default: a folder in ~/.cache.")
     return dataset(folder(command))
 
@@ -69,10 +70,20 @@ def _trial_options(command: Command) -> Command:
 
 @main.command("prepare")
 @_data_options
-def prepare_command(dataset: str, data_dir: Path | None) -> None:
-    """Prepare the data set, or check that it is prepared."""
-    manifest = _prepared(dataset, data_dir)
-    click.echo(f"{manifest.data_dir}\nmanifest sha256 {manifest.sha256}")
+@click.option("--shards", type=int, help=f"climbmix: training shards, 1 to {MOST_SHARDS}; 0.1 GB each. Default: 10.")
+@click.option("--revision", metavar="COMMIT", help="climbmix: commit of the data set. Default: the newest one.")
+def prepare_command(dataset: str, data_dir: Path | None, shards: int | None, revision: str | None) -> None:
+    """Prepare the data set, or check that it is prepared.
+
+    Interrupted, it goes on where it was when it is run again. climbmix is downloaded from HF_ENDPOINT (the Hugging Face
+    hub), with HF_TOKEN if that is set, through HTTPS_PROXY if that is set.
+    """
+    try:
+        manifest = _prepared(dataset, data_dir, shards, revision)
+    except KeyboardInterrupt:
+        click.echo("error: interrupted: run the same command to go on", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    click.echo(f"{manifest.data_dir}\ndataset {manifest.dataset}\nmanifest sha256 {manifest.sha256}")
 
 
 @main.command()
@@ -151,15 +162,10 @@ def _spec(
         )
 
 
-def _prepared(dataset: str, data_dir: Path | None) -> Manifest:
-    folder = data_dir or running.default_data_dir(dataset)
-    with bar(_stderr) as shown:
-        task = shown.add_task("data", total=1.0, note="")
-
-        def show(progress: PrepareProgress) -> None:
-            shown.update(task, completed=progress.share, note=progress.stage)
-
-        return prepare(dataset, folder, on_progress=show)
+def _prepared(dataset: str, data_dir: Path | None, shards: int | None = None, revision: str | None = None) -> Manifest:
+    wanted = parse(dataset).narrowed(shards, revision)
+    with PrepareLine(_stderr) as line:
+        return prepare(wanted, data_dir or running.default_data_dir(wanted.family), on_progress=line.show)
 
 
 def _watched(quiet: bool) -> running.Watch:

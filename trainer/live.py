@@ -1,4 +1,4 @@
-"""One live line for a running trial: a bar on a terminal, a plain line now and then elsewhere.
+"""One live line for a running trial, or for data being prepared: a bar on a terminal, plain lines elsewhere.
 
 Shows; measures nothing.
 """
@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from trainer.progress import PrepareProgress
 from trainer.result import TrialProgress
 
 PLAIN_LINES = 5  # per stage, where there is no terminal
@@ -67,3 +68,35 @@ class LiveLine:
         if mark != self._last_plain:
             self._last_plain = mark
             self._console.print(f"{self._title}: {progress.share:4.0%} {note(progress, speed)}", highlight=False)
+
+
+class PrepareLine:
+    """Shows how far the data is. Use as a context manager; `show` is `prepare`'s `on_progress`.
+
+    Elsewhere than on a terminal it speaks of downloads only: what is there, or made at once, is no news.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = bar(console)
+        self._task = self._bar.add_task("data", total=1.0, note="")
+        self._last_plain = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, progress: PrepareProgress) -> None:
+        note = " · ".join(filter(None, (progress.stage, progress.detail)))
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=progress.share, note=note)
+            return
+        mark = f"{progress.stage} {int(progress.share * 10)}"
+        if progress.detail and mark != self._last_plain:
+            self._last_plain = mark
+            self._console.print(f"data: {progress.share:4.0%} {note}", highlight=False)

@@ -22,9 +22,9 @@ from trainer.trial import examine_weights, run_trial
 Watch = Callable[[str, TrialSpec], AbstractContextManager[LiveLine]]
 
 
-def default_data_dir(dataset: str) -> Path:
-    """Where a data set is prepared unless a person says otherwise."""
-    return Path.home() / ".cache" / "autoresearch-swarm" / dataset
+def default_data_dir(family: str) -> Path:
+    """Where data sets of a kind are prepared unless a person says otherwise."""
+    return Path.home() / ".cache" / "autoresearch-swarm" / family
 
 
 def default_budget_s(device: str) -> float:

@@ -1,169 +1,120 @@
 """Prepares a data set once: tokenizer, tokenised shards, validation rows, and the manifest that pins them all.
 
-    python prepare.py [--data-dir DIR]          the same as `python -m trainer prepare`
+    python prepare.py [--dataset NAME] [--data-dir DIR]          the same as `python -m trainer prepare`
 
 Fixed: a patch cannot change it, and a machine whose prepared data differs from the challenge's manifest gets no work.
-The same input gives the same bytes on every machine. Nothing is downloaded for `tiny`: the text comes with the
-package. Verifying and reading is `manifest.py`'s business.
+The same input gives the same bytes on every machine. How each data set is made is told in `tiny.py` and `climbmix.py`;
+verifying and reading is `manifest.py`'s business.
 """
 
 import contextlib
+import errno
 import fcntl
-import hashlib
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from trainer.corpus import RESERVE_BOOK, TRAIN_BOOKS, VAL_BOOK, chapters, read_books
-from trainer.errors import DataDamagedError, DataMissingError, MachineError, UnknownDatasetError
+from trainer import settings
+from trainer.climbmix import ClimbMix
+from trainer.dataset import FORMS, TINY, Dataset, parse
+from trainer.errors import DataDamagedError, DataMissingError, MachineError, NoSpaceError, TrainerError
+from trainer.files import write_file
 from trainer.folder import check_space
-from trainer.manifest import (
-    MANIFEST_NAME,
-    RESERVE_NAME,
-    TOKENIZER_NAME,
-    VAL_NAME,
-    Manifest,
-    file_sha256,
-    load_manifest,
-    manifest_bytes,
-)
-from trainer.packing import cut_rows
-from trainer.tokenizer import Tokenizer, train_tokenizer
+from trainer.hub import Hub
+from trainer.manifest import Manifest, load_manifest, read_manifest
+from trainer.progress import PrepareProgress, Report
+from trainer.tiny import NEEDED_BYTES, tiny_files
 
-__all__ = ["DATASETS", "Manifest", "PrepareProgress", "load_manifest", "prepare"]
+__all__ = ["FORMS", "Manifest", "PrepareProgress", "load_manifest", "prepare"]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# tiny: four novels to train on, Persuasion to be examined on, Northanger Abbey in reserve
-
-TINY_VOCAB_SIZE = (
-    1024  # ids, BOS included: 2.8 bytes a token, and small enough for a useful model after 10 s on one core
-)
-TINY_SEQUENCE_LEN = 128  # tokens a model sees at once
-TINY_EXAM_ROWS = 256  # of Persuasion's ~1300: 92 kB of text, read in half a second on one core
-TINY_NEEDED_BYTES = 8_000_000
-
-
-@dataclass(frozen=True)
-class PrepareProgress:
-    """What is being done, and what share of the whole is behind us (0 to 1)."""
-
-    stage: str
-    share: float
+_LITTLE_BYTES = 1_000_000  # what is asked for when the disk filled up in the middle
 
 
 def prepare(
-    dataset: str, data_dir: Path, *, on_progress: Callable[[PrepareProgress], None] = lambda _progress: None
+    dataset: str | Dataset,
+    data_dir: Path,
+    *,
+    on_progress: Report = lambda _progress: None,
+    hub: Hub | None = None,
 ) -> Manifest:
     """Make `data_dir` hold the prepared data set, and return its verified manifest.
 
     Does nothing when it is there and sound; builds what is missing or damaged otherwise. Every file appears whole or
-    not at all and the manifest comes last, so that an interrupted run is simply run again. Two runs at once take
-    turns.
+    not at all and the manifest comes last, so that an interrupted run is simply run again, and goes on where it was.
+    Two runs at once take turns. `on_progress` may be called from several threads, one at a time. `hub` is where
+    downloads come from; without one, the environment decides.
 
     Raises:
         UnknownDatasetError: no such data set.
+        SettingError: nor so much of it, or the environment names no usable hub.
+        DownloadError: the hub does not give what is asked for.
+        SourceDamagedError: it gives something else than this data set.
+        MissingPackageError: this data set needs a package that is not installed.
         NoSpaceError: the disk is too full.
         MachineError: the folder cannot be written.
         DataDamagedError: the shipped text is not what it should be.
     """
-    if dataset not in DATASETS:
-        raise UnknownDatasetError(dataset, tuple(DATASETS))
+    wanted = parse(dataset) if isinstance(dataset, str) else dataset
     try:
-        with _locked(data_dir):
-            return _prepare_locked(dataset, data_dir, on_progress)
+        with _locked(data_dir, on_progress):
+            return _prepare_locked(wanted, data_dir, on_progress, hub)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(data_dir, _LITTLE_BYTES, shutil.disk_usage(data_dir).free) from error
         raise MachineError(
-            f"cannot write {data_dir} ({error.strerror}): choose another folder with --data-dir"
+            f"cannot write {data_dir} ({error.strerror or error}): choose another folder with --data-dir"
         ) from error
 
 
-def _prepare_locked(dataset: str, data_dir: Path, report: Callable[[PrepareProgress], None]) -> Manifest:
-    try:
+def _prepare_locked(wanted: Dataset, data_dir: Path, report: Report, hub: Hub | None) -> Manifest:
+    report(PrepareProgress("checking what is there", 0.0))
+    with contextlib.suppress(DataMissingError, DataDamagedError):  # built below; files that are still right are kept
         manifest = load_manifest(data_dir)
-        if manifest.dataset == dataset:
+        if _meets(manifest, wanted):
             report(PrepareProgress("ready", 1.0))
             return manifest
-    except (DataMissingError, DataDamagedError):
-        pass  # built below; files that are still right are kept
-    check_space(data_dir, TINY_NEEDED_BYTES)
-    for name, content in DATASETS[dataset](report):
-        _write(data_dir / name, content)
+    before = _other_files(data_dir, wanted)
+    if wanted.family == TINY:
+        check_space(data_dir, NEEDED_BYTES)
+        for name, content in tiny_files(report):
+            write_file(data_dir / name, content)
+    else:
+        ClimbMix(wanted, data_dir, hub or settings.hub(), report).build()
+    manifest = load_manifest(data_dir)
+    for name in before - manifest.files.keys():
+        (data_dir / name).unlink(missing_ok=True)
     report(PrepareProgress("ready", 1.0))
-    return load_manifest(data_dir)
+    return manifest
 
 
-def _tiny(report: Callable[[PrepareProgress], None]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file of the data set, the manifest last."""
-    report(PrepareProgress("reading the text", 0.0))
-    books = read_books()
-    train = [chapter for name in TRAIN_BOOKS for chapter in chapters(books[name])]
-    report(PrepareProgress("training the tokenizer", 0.1))
-    tokenizer = train_tokenizer(train, TINY_VOCAB_SIZE)
-    report(PrepareProgress("tokenising", 0.5))
-    files = dict(_tiny_files(tokenizer, train, books))
-    report(PrepareProgress("writing", 0.9))
-    yield from files.items()
-    yield MANIFEST_NAME, _tiny_manifest(tokenizer, files)
+def _meets(manifest: Manifest, wanted: Dataset) -> bool:
+    try:
+        return wanted.is_met_by(parse(manifest.dataset))
+    except TrainerError:  # of another version, with other data sets
+        return False
 
 
-def _tiny_files(tokenizer: Tokenizer, train: list[str], books: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    encode = tokenizer.encoding().encode_ordinary
-    documents = [np.array(encode(chapter), dtype="<u2") for chapter in train]
-    offsets = np.cumsum([0, *map(len, documents)], dtype="<u8")
-    yield TOKENIZER_NAME, tokenizer.to_json()
-    yield "train_000.bin", np.concatenate(documents).tobytes()
-    yield "train_000.idx", offsets.tobytes()
-    for name, book in ((VAL_NAME, VAL_BOOK), (RESERVE_NAME, RESERVE_BOOK)):
-        held_out = [np.array(encode(chapter), dtype="<u2") for chapter in chapters(books[book])]
-        yield name, cut_rows(held_out, TINY_SEQUENCE_LEN + 1, tokenizer.bos_id).tobytes()
-
-
-def _tiny_manifest(tokenizer: Tokenizer, files: Mapping[str, bytes]) -> bytes:
-    return manifest_bytes(
-        {
-            "dataset": "tiny",
-            "vocab_size": tokenizer.vocab_size,
-            "bos_id": tokenizer.bos_id,
-            "sequence_len": TINY_SEQUENCE_LEN,
-            "exam_rows": TINY_EXAM_ROWS,
-            "train_shards": ["train_000"],
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        }
-    )
-
-
-DATASETS: dict[str, Callable[[Callable[[PrepareProgress], None]], Iterator[tuple[str, bytes]]]] = {"tiny": _tiny}
-
-# ---------------------------------------------------------------------------------------------------------------------
-# files
+def _other_files(data_dir: Path, wanted: Dataset) -> set[str]:
+    """The files of another data set that was here before, sound or not. Further shards of this one are kept."""
+    with contextlib.suppress(TrainerError):
+        manifest = read_manifest(data_dir)
+        if parse(manifest.dataset).family != wanted.family:
+            return set(manifest.files)
+    return set()
 
 
 @contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
+def _locked(data_dir: Path, report: Report) -> Iterator[None]:
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(PrepareProgress("waiting for another preparation of this folder", 0.0))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace `path` in one step, and only when it differs. Whoever holds the lock is the only writer."""
-    with contextlib.suppress(OSError):
-        if file_sha256(path) == hashlib.sha256(content).hexdigest():
-            return
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main() -> None:
 def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--name", default="tiny", show_default=True, help="Name of the challenge."),
-        click.option("--dataset", default="tiny", show_default=True, help="Data set that the trainer knows."),
+        click.option("--dataset", default="tiny", show_default=True, help="tiny, or climbmix-SHARDS: web text."),
         click.option("--source", type=click.Path(path_type=Path), help="train.py to start from [the trainer's own]."),
         click.option(
             "--budget", "budget_s", default=300.0, show_default=True, help="Training time of a trial, seconds."

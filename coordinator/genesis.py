@@ -31,7 +31,7 @@ from coordinator.settling import crowning
 from coordinator.store import Holds, Operation, Put
 from coordinator.unified_diff import PATCHED_FILE
 
-DESCRIBE_S = 3600.0  # preparing a large data set takes its time
+_PROGRESS = "progress: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,28 @@ class Trainer:
     prepare: str
 
 
-def ask_trainer(dataset: str, data_dir: Path) -> Trainer:
-    """Prepares the data set and asks for its digests.
+def ask_trainer(dataset: str, data_dir: Path, tell: Callable[[str], None] = lambda _line: None) -> Trainer:
+    """Prepares the data set and asks for its digests. `tell` hears how far a long preparation is.
+
+    No deadline: a large data set takes its time, and the trainer gives up on a silent network by itself.
 
     Raises:
         OperatorError: the trainer failed; its own words are in the message.
     """
     command = [sys.executable, "-E", "-s", "-m", "trainer.describe", dataset, str(data_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DESCRIBE_S, check=False)
-    if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
+    words = "no output"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(_PROGRESS):
+                tell(f"preparing {dataset}: {line.removeprefix(_PROGRESS).strip()}")
+            else:
+                words = line.strip().removeprefix("error: ") or words
+        answer = process.stdout.read()  # one line, which fits into the pipe until it is read here
+    if process.returncode:
         raise OperatorError(f"the data set {dataset!r} cannot be prepared: {words}")
-    return Trainer(**json.loads(done.stdout))
+    return Trainer(**json.loads(answer))
 
 
 async def find_or_make(
@@ -69,6 +79,7 @@ async def find_or_make(
     coordinator_key: str,
     now_ms: int,
     token: Callable[[], str],
+    tell: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Swarm, Lineage]:
     """The swarm of this store and its lineage, made now if there is none.
 
@@ -79,7 +90,7 @@ async def find_or_make(
     if swarm is not None:
         _check_known(swarm, coordinator_key)
         return swarm, await asyncio.to_thread(Lineage.open, lineage_path)
-    trainer = await asyncio.to_thread(ask_trainer, terms.dataset, datasets_dir / terms.dataset)
+    trainer = await asyncio.to_thread(ask_trainer, terms.dataset, datasets_dir / terms.dataset.partition("@")[0], tell)
     source = _read_source(terms.source or Path(trainer.source))
     challenge = _challenge(terms, trainer, source)
     data = challenge.SerializeToString(deterministic=True)
@@ -137,7 +148,7 @@ def _challenge(terms: Terms, trainer: Trainer, source: str) -> Challenge:
         format=1,
         name=terms.name,
         grader=GRADER_KIND_BITS_PER_BYTE,
-        dataset=terms.dataset,
+        dataset=trainer.dataset,
         manifest_sha256=trainer.manifest_sha256,
         base_source_sha256=sha256_hex(source.encode()),
         trial_code_sha256=trainer.trial_code_sha256,

@@ -108,6 +108,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
             coordinator_key=envelope.public_bytes(key).hex(),
             now_ms=now_ms(),
             token=_token,
+            tell=tell,
         )
         checkpoints = Checkpoints(swarm.swarm_id, export, journal, key, now_ms)
         await checkpoints.start()

@@ -10,7 +10,7 @@ from coordinator import pairing, spans
 from coordinator.audit import Audit, audit
 from coordinator.deciding import Decider
 from coordinator.evidence import Row, spoken_odds
-from coordinator.model import Patch
+from coordinator.model import Best
 from coordinator.promoting import Promoter
 from coordinator.records import Jury, Records, Swarm
 from coordinator.spans import Span
@@ -73,22 +73,31 @@ class Confirmer:
         }
         return await self._promoter.roll_back(failed.span.old, failed.span.new, why(failed.audit), facts, jury)
 
-    async def recheck(self, patch: Patch) -> bool:
-        """Lets a patch that was rolled back go on with its evidence, if its audit no longer speaks against it now that
-        others are believed; False when something changed meanwhile."""
+    async def recheck(self) -> None:
+        """Lets patches that were rolled back lately go on with their evidence, if their audit no longer speaks against
+        them now that others are believed."""
+        for rollback in (await self._records.lineage())[-spans.AUDITED_BESTS :]:
+            while rollback.undone and not await self._recheck(rollback):
+                pass  # something changed meanwhile: look again
+
+    async def _recheck(self, rollback: Best) -> bool:
         jury, lineage = await self._records.jury(), await self._records.lineage()
-        rollback = next(best for best in lineage if best.generation == patch.rolled_back_generation)
         own = [found for found in await self.audits(rollback.entry) if rollback.undone[0] in found.span.generations]
         if not own or own[0].audit.roll_back:
             return True
-        evidence = await self._decider.evidence(patch, patch.evidence_before, patch.noise_bpb)
-        finding = replace(
-            self._decider.finding(evidence),
-            verdict=Verdict.OPEN,
-            reason=f"its roll-back as generation {rollback.generation} does not stand without those who are in "
-            "quarantine now: goes on with its evidence",
-        )
-        return await self._promoter.restore(patch, finding, rollback, jury)
+        undone = [best.patch_id for best in lineage if best.generation in rollback.undone]
+        for patch in await self._records.patches(undone):
+            if patch.rolled_back_generation == rollback.generation:
+                evidence = await self._decider.evidence(patch, patch.evidence_before, patch.noise_bpb)
+                finding = replace(
+                    self._decider.finding(evidence),
+                    verdict=Verdict.OPEN,
+                    reason=f"its roll-back as generation {rollback.generation} does not stand without those who are in "
+                    "quarantine now: goes on with its evidence",
+                )
+                if not await self._promoter.restore(patch, finding, rollback, jury):
+                    return False
+        return True
 
 
 def _failed(confirmation: Confirmation) -> bool:

@@ -46,22 +46,21 @@ class Decider:
         self._journal = journal
         self._promoter = promoter
         self._now_ms = now_ms
-        self._noise: dict[tuple[int, bytes | None], dict[str, float]] = {}
+        self._noise: dict[int, dict[str, float]] = {}
 
     # --- evidence ---
 
     async def noise(self, entry: int) -> dict[str, float]:
         """Noise of one trial per hardware class, as of a ledger entry."""
-        entry, jury = pairing.noise_entry(entry), await self._records.jury()
-        key = (entry, jury.mark)
-        if key not in self._noise:
-            lineage = await self._records.lineage()
-            sources = pairing.noise_sources(lineage, entry)
+        entry = pairing.noise_entry(entry)
+        if entry not in self._noise:
+            sources = pairing.noise_sources(await self._records.lineage(), entry)
             repeats = [await self._records.baseline_trials(source) for source in sources]
-            self._noise[key] = pairing.estimate_noise(repeats, entry, jury.held, self._swarm.noise_prior_bpb)
+            held = pairing.held_before(await self._records.beliefs(), entry)
+            self._noise[entry] = pairing.estimate_noise(repeats, entry, held, self._swarm.noise_prior_bpb)
             while len(self._noise) > NOISE_KEPT:
                 self._noise.pop(next(iter(self._noise)))
-        return self._noise[key]
+        return self._noise[entry]
 
     async def noise_now(self) -> dict[str, float]:
         """As of the newest entry."""

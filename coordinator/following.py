@@ -114,9 +114,6 @@ class Follower:
         """Everything that the identity's results had a part in, in the order in which the ledger took the patches."""
         touched = await self._records.patches([one for one, _ in await self._store.ranked(f"jury:{identity_id}")])
         for patch in sorted(touched, key=lambda patch: patch.entry):
-            if patch.rolled_back_generation:
-                while not await self._confirmer.recheck(patch):
-                    patch = await self._records.patch(patch.patch_id) or patch  # noqa: PLW2901 - it changed meanwhile
-            else:
-                await self._decider.recheck(patch.patch_id, entry)
+            await self._decider.recheck(patch.patch_id, entry)
+        await self._confirmer.recheck()
         await self._confirmer.audit(entry + 1)

@@ -109,7 +109,7 @@ async def find_or_make(
         coordinator_key=coordinator_key,
         created_at_ms=now_ms,
     )
-    await _write(swarm, lineage, files, journal)
+    await begin(swarm, lineage, files, journal)
     return swarm, lineage
 
 
@@ -122,7 +122,12 @@ def _check_known(swarm: Swarm, coordinator_key: str) -> None:
         raise OperatorError("the store's swarm has another coordinator key: restore signing.key from its backup")
 
 
-async def _write(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], journal: Journal) -> None:
+async def begin(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], journal: Journal) -> None:
+    """Writes the ledger's first entry, and what it records. `files`: of the lineage's first commit.
+
+    Raises:
+        OperatorError: the store has a swarm.
+    """
     others = {name: content.decode() for name, content in files.items() if name != PATCHED_FILE}
     source = files[PATCHED_FILE].decode()
     digest = sha256_hex(source.encode())

@@ -124,6 +124,15 @@ class Held(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Belief(Record):
+    """A change of the quarantine: from that ledger entry on the identity's results count, or do not."""
+
+    identity_id: str
+    entry: int
+    counts: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal(Record):
     """A promotion that no longer stands without somebody who is in quarantine now."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from coordinator import noise
 from coordinator.evidence import Row
-from coordinator.model import Best, Trial
+from coordinator.model import Belief, Best, Trial
 from coordinator.periods import periods_by_machine, rows
 from coordinator.rule import Rule
 
@@ -74,11 +74,20 @@ def noise_sources(lineage: Sequence[Best], entry: int) -> list[str]:
     return recent
 
 
+def held_before(beliefs: Iterable[Belief], entry: int) -> set[str]:
+    """Who was in quarantine before a ledger entry; the changes oldest first."""
+    held: set[str] = set()
+    for change in beliefs:
+        if change.entry < entry:
+            (held.discard if change.counts else held.add)(change.identity_id)
+    return held
+
+
 def estimate_noise(
     repeats: Iterable[Sequence[Trial]], entry: int, quarantined: Container[str], prior_bpb: float
 ) -> dict[str, float]:
-    """Noise of one trial per hardware class. `repeats`: the baselines of each of `noise_sources`; `prior_bpb`: of
-    every class, or 0 for the published ones."""
+    """Noise of one trial per hardware class. `repeats`: the baselines of each of `noise_sources`; `quarantined`: then,
+    so that it is the same whenever it is asked for; `prior_bpb`: of every class, or 0 for the published ones."""
     groups: dict[str, list[list[float]]] = {}
     for trials in repeats:
         believed = [trial for trial in before(trials, entry) if trial.identity_id not in quarantined]

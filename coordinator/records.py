@@ -11,7 +11,20 @@ from typing import Any, TypeVar
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import Challenge
-from coordinator.model import Best, Held, Identity, Lease, Machine, Order, Patch, Progress, Proposal, Record, Trial
+from coordinator.model import (
+    Belief,
+    Best,
+    Held,
+    Identity,
+    Lease,
+    Machine,
+    Order,
+    Patch,
+    Progress,
+    Proposal,
+    Record,
+    Trial,
+)
 from coordinator.rule import Rule
 from coordinator.store import Holds, Store, StoreError
 
@@ -181,6 +194,10 @@ class Records:
     async def quarantined(self) -> frozenset[str]:
         """Ids of the identities whose results do not count now."""
         return frozenset((await self.jury()).held)
+
+    async def beliefs(self) -> list[Belief]:
+        """Every change of the quarantine, oldest first."""
+        return await self._list(Belief, "beliefs")
 
     async def proposals(self) -> list[Proposal]:
         """Promotions that no longer stand, the oldest generation first."""

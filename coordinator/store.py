@@ -21,6 +21,7 @@ Tables (id -> JSON unless said otherwise)
     quarantine   identity id -> Held                proposals   generation -> Proposal to roll it back
 Lists
     ledger       ledger lines                       lineage     Best, one per generation
+    beliefs      Belief: every change of the quarantine
     trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
 Rankings (member -> score)
     patches      patch id -> submitted at           open        patch id -> submitted at, still worth trials

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from coordinator import pairing, trust
 from coordinator.deciding import Decider
 from coordinator.journal import Draft, Journal, Note
-from coordinator.model import Held
+from coordinator.model import Belief, Held
 from coordinator.records import Jury, Records, Swarm
 from coordinator.reviewing import HISTORY, OWN_HISTORY, history
-from coordinator.store import Drop, Operation, Put
+from coordinator.store import Append, Drop, Operation, Put
 from coordinator.trust import Change, DecidedPatch, Quarantine, Reputation, Suspicion
 
 DECIDED_KEPT = 5_000  # patches as they were decided, in memory
@@ -78,7 +78,7 @@ class Watch:
                 Note("quarantine" if change.quarantine else "reinstatement", _body(change, self.reputations, entry))
                 for change in changes
             ]
-            operations: list[Operation] = [_kept(change, seq + at, now) for at, change in enumerate(changes)]
+            operations = [kept for at, change in enumerate(changes) for kept in _kept(change, seq + at, now)]
             mark = Put("meta", "trust", str(seq + len(changes) - 1).encode())
             return Draft(notes, [jury.unchanged], [*operations, mark], now)
 
@@ -89,12 +89,13 @@ def _quarantine(held: Held) -> Quarantine:
     return Quarantine(held.identity_id, Suspicion(held.suspicion), held.log_odds, held.reason)
 
 
-def _kept(change: Change, entry: int, now_ms: int) -> Operation:
+def _kept(change: Change, entry: int, now_ms: int) -> list[Operation]:
+    belief = Append("beliefs", Belief(change.identity, entry, counts=change.quarantine is None).to_bytes())
     if change.quarantine is None:
-        return Drop("quarantine", change.identity)
+        return [belief, Drop("quarantine", change.identity)]
     own = change.quarantine
     held = Held(own.identity, own.suspicion.value, own.log_odds, own.reason, now_ms, entry)
-    return Put("quarantine", own.identity, held.to_bytes())
+    return [belief, Put("quarantine", own.identity, held.to_bytes())]
 
 
 def _body(change: Change, reputations: Mapping[str, Reputation], entry: int) -> dict[str, object]:

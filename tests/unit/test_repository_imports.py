@@ -47,8 +47,8 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 PURE = {
     "coordinator": names("""
         admission admission_errors agreement audit commits eligibility errors evidence facts fleet leasing ledger
-        model noise pairing periods planning policy ready_orders refusals reviewing rule session settling spans store
-        tally trust turns unified_diff verdict views worth
+        model noise pairing periods planning policy ready_orders refusals replay reviewing rule session settling spans
+        store tally trust turns unified_diff verdict views worth
     """),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step

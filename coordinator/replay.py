@@ -1,0 +1,406 @@
+"""The ledger read as facts: everything that was decided is recomputed from it and compared with what it says. Pure.
+
+`Replay.follow` takes the entries one by one, from the first, in as many calls as one likes. Verdicts, changes of the
+quarantine and roll-backs are worked out anew by the same pure rules that decided them, each from the entries before its
+`evidence_before`; where the ledger says something else, that is a `Difference`. What is recorded counts as a fact from
+then on, so that one false entry does not make all later ones look false. What should have followed and did not is named
+by `unsettled`.
+
+Leaves out signatures and the chain (`ledger.verify`), commits, and whether texts merge as a promotion claims.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from coordinator import pairing, reviewing, spans, trust
+from coordinator.agreement import FEWEST_OTHERS
+from coordinator.audit import Audit, audit
+from coordinator.evidence import Row
+from coordinator.ledger import Entry
+from coordinator.model import Belief, Best, Trial
+from coordinator.rule import Rule
+from coordinator.settling import UNDECIDED
+from coordinator.trust import Change, DecidedPatch, Quarantine, Recheck, Suspicion, believed
+from coordinator.verdict import Decision, Verdict, decide
+
+NOISE_KEPT = 16  # estimates kept
+SHOWN = 120  # characters of a value in a difference
+NEARLY = 1e-9  # numbers closer than this are the same: another machine's mathematics may round otherwise
+
+
+class Difference(NamedTuple):
+    """A ledger entry that says something else than what follows from those before it."""
+
+    entry: int
+    text: str
+
+
+@dataclass(slots=True)
+class PatchState:
+    """A patch as the ledger has it."""
+
+    patch_id: str
+    author_id: str
+    entry: int
+    base_sha256: str
+    candidate_sha256: str
+    trials: list[Trial] = field(default_factory=list)
+    verdict: str = "open"
+    verdict_entry: int = 0
+    decision: Mapping[str, Any] | None = None
+    evidence_before: int = 0
+    noise_bpb: Mapping[str, float] | None = None
+    jurors: int = 0
+    promoted_generation: int = 0
+    rolled_back_generation: int = 0
+
+    @property
+    def speaks_of_its_jurors(self) -> bool:
+        """Whether it is among the decided patches by which everybody is judged."""
+        return self.verdict not in ("open", "withdrawn") and self.jurors > FEWEST_OTHERS
+
+
+@dataclass(slots=True)
+class Standing:
+    """One identity's contribution."""
+
+    trials: int = 0
+    train_ms: int = 0
+    promotions: int = 0
+    gain_bpb: float = 0.0
+
+
+class Replay:
+    """A swarm as its ledger tells it."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.patches: dict[str, PatchState] = {}
+        self.lineage: list[Best] = []
+        self.held: dict[str, Quarantine] = {}
+        self.proposals: set[int] = set()  # generations that should be rolled back
+        self.standings: defaultdict[str, Standing] = defaultdict(Standing)
+        self.differences: list[Difference] = []
+        self._rule = Rule()
+        self._prior_bpb = 0.0
+        self._baselines: defaultdict[str, list[Trial]] = defaultdict(list)  # by source
+        self._beliefs: list[Belief] = []
+        self._touched: dict[str, int] = {}  # patch -> entry after which it was looked at without new evidence
+        self._jury: defaultdict[str, dict[str, int]] = defaultdict(dict)  # identity -> patch -> entry of its last trial
+        self._noise: dict[int, dict[str, float]] = {}
+        self._expected: tuple[int, list[Change]] = (-1, [])  # evidence of the last review, its changes not seen yet
+        self._rollbacks: dict[int, Mapping[str, Any]] = {}  # by generation
+
+    @property
+    def best(self) -> Best:
+        """The source at the tip of the lineage."""
+        return self.lineage[-1]
+
+    def follow(self, entries: Iterable[Entry]) -> None:
+        """Takes the next entries in.
+
+        Raises:
+            ValueError: an entry is out of its order, or lacks what its kind says.
+        """
+        for entry in entries:
+            if entry.seq != self.length:
+                raise ValueError(f"entry {entry.seq} came where entry {self.length} is expected")
+            try:
+                _TAKE[entry.kind](self, entry)
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                raise ValueError(
+                    f"ledger entry {entry.seq} ({entry.kind}) is not what it should be: {error!r}"
+                ) from error
+            self.length += 1
+
+    # --- facts ---
+
+    def _genesis(self, entry: Entry) -> None:
+        self._rule = Rule.from_json(entry.body["rule"])
+        self._prior_bpb = entry.body["noise_prior_bpb"]
+        created = entry.body["created_at_ms"]
+        self.lineage = [Best(0, entry.body["commit"], entry.body["source_sha256"], "", "", "", created, 0, entry.seq)]
+
+    def _identity(self, entry: Entry) -> None:
+        """Nothing follows from it."""
+
+    def _patch(self, entry: Entry) -> None:
+        body = entry.body
+        base = next(best for best in self.lineage if best.generation == body["base_generation"])
+        patch = PatchState(body["patch_id"], body["author_id"], entry.seq, base.source_sha256, body["candidate_sha256"])
+        self.patches[patch.patch_id] = patch
+
+    def _result(self, entry: Entry) -> None:
+        body = entry.body
+        trial = Trial(
+            result_sha256=body["result_sha256"],
+            order_id="",
+            identity_id=body["identity_id"],
+            machine_id=body["machine_id"],
+            hardware_class=body["hardware_class"],
+            source_sha256=body["source_sha256"],
+            patch_id=body["patch_id"],
+            outcome=body["outcome"],
+            val_bpb=body["val_bpb"],
+            train_ms=body["train_ms"],
+            disturbed=body["disturbed"],
+            accepted_at_ms=entry.at_ms,
+            tokens=body["tokens"],
+            setting=body["setting"],
+            entry=entry.seq,
+        )
+        if trial.patch_id:
+            self.patches[trial.patch_id].trials.append(trial)
+            self._jury[trial.identity_id][trial.patch_id] = entry.seq
+        else:
+            self._baselines[trial.source_sha256].append(trial)
+        self.standings[trial.identity_id].trials += 1
+        self.standings[trial.identity_id].train_ms += trial.train_ms
+
+    def _withdrawal(self, entry: Entry) -> None:
+        self.patches[entry.body["patch_id"]].verdict = "withdrawn"
+
+    # --- verdicts ---
+
+    def _verdict(self, entry: Entry) -> None:
+        body = entry.body
+        patch = self.patches[body["patch_id"]]
+        if "rollback" in body:
+            after = self._verdict_of_rollback(patch, self._rollbacks[body["rollback"]])
+            self._check(entry, after, body["verdict"], "verdict after a roll-back")
+        elif "rollback_fell" in body:
+            self._check(entry, self._still_rolled_back(patch), False, "whether it stays rolled back")
+        else:
+            self._check_verdict(entry, patch)
+        generation = patch.promoted_generation
+        if "rollback" in body:
+            self._credit(patch, -1)
+            self.proposals.discard(generation)
+            patch.rolled_back_generation = body["rollback"] if body["verdict"] == Verdict.REGRESSED else 0
+        if body["verdict"] == Verdict.OPEN:
+            if "rollback" in body or "rollback_fell" in body:
+                self._touched[patch.patch_id] = entry.seq
+            patch.promoted_generation = patch.rolled_back_generation = 0
+        patch.verdict, patch.verdict_entry = body["verdict"], entry.seq
+        patch.decision, patch.evidence_before = body["decision"], body["evidence_before"]
+        patch.noise_bpb = body["noise_bpb"]
+        patch.jurors = len({row.identity for row in self._rows(patch, patch.evidence_before)})
+
+    def _check_verdict(self, entry: Entry, patch: PatchState) -> None:
+        body = entry.body
+        revived = patch.verdict not in UNDECIDED and patch.noise_bpb is not None
+        if revived:
+            self._check(entry, patch.evidence_before, body["evidence_before"], "evidence of a recomputed verdict")
+        rows = self._rows(patch, body["evidence_before"])
+        noise_bpb = patch.noise_bpb if revived else self.noise(body["evidence_before"], rows)
+        assert noise_bpb is not None
+        self._check(entry, noise_bpb, body["noise_bpb"], "noise")
+        excluded = sorted({row.identity for row in rows} & self.held.keys())
+        self._check(entry, excluded, body["excluded"], "identities left out")
+        decision = self._decide(rows, noise_bpb)
+        won = body["verdict"] == Verdict.CONFLICT  # only a winner can be one
+        self._check(entry, decision.verdict.value, Verdict.PROMOTED.value if won else body["verdict"], "verdict")
+        self._check(entry, decision.to_json(), body["decision"], "decision")
+
+    def _decide(self, rows: Sequence[Row], noise_bpb: Mapping[str, float]) -> Decision:
+        return decide(believed(rows, self.held), noise_bpb, pairing.rule_for(self._rule, noise_bpb))
+
+    def _rows(self, patch: PatchState, entry: int) -> list[Row]:
+        return pairing.evidence(patch.trials, self._baselines[patch.base_sha256], entry)
+
+    def noise(self, entry: int, rows: Iterable[Row] = ()) -> dict[str, float]:
+        """The noise per hardware class as of a ledger entry, with priors for classes of the rows that have none."""
+        at = pairing.noise_entry(entry)
+        if at not in self._noise:
+            repeats = [self._baselines[source] for source in pairing.noise_sources(self.lineage, at)]
+            held = pairing.held_before(self._beliefs, at)
+            self._noise[at] = pairing.estimate_noise(repeats, at, held, self._prior_bpb)
+            while len(self._noise) > NOISE_KEPT:
+                self._noise.pop(next(iter(self._noise)))
+        return pairing.with_priors(self._noise[at], (row.hardware_class for row in rows), self._prior_bpb)
+
+    def decision(self, patch_id: str) -> Decision | None:
+        """What follows for a patch from everything until now; None before there is evidence."""
+        patch = self.patches[patch_id]
+        entries = pairing.looks(patch.trials, self._baselines[patch.base_sha256], 0, self.length)
+        if not entries:
+            return None
+        at = 1 + max(entries[-1], self._touched.get(patch_id, -1))
+        rows = self._rows(patch, at)
+        return self._decide(rows, self.noise(at, rows))
+
+    def unsettled(self) -> list[str]:
+        """Undecided patches whose evidence says something else than the last verdict in the ledger: the coordinator has
+        not come to them yet, or keeps a verdict back."""
+        undecided = [patch for patch in self.patches.values() if patch.verdict in UNDECIDED]
+        found = [(patch, self.decision(patch.patch_id)) for patch in undecided]
+        return [patch.patch_id for patch, decision in found if decision and decision.verdict.value != patch.verdict]
+
+    # --- the best ---
+
+    def _promotion(self, entry: Entry) -> None:
+        body = entry.body
+        patch = self.patches[body["patch_id"]]
+        self._check(entry, Verdict.PROMOTED.value, patch.verdict, "verdict of what is promoted")
+        if patch.base_sha256 == self.best.source_sha256:
+            self._check(entry, patch.candidate_sha256, body["source_sha256"], "source")
+        self._move(entry, body["patch_id"], body["title"], ())
+        patch.promoted_generation = body["generation"]
+        self._credit(patch, 1)
+
+    def _move(self, entry: Entry, patch_id: str, title: str, undone: tuple[int, ...]) -> None:
+        body = entry.body
+        self._check(entry, self.best.generation + 1, body["generation"], "generation")
+        self._check(entry, self.best.commit, body["parent"], "parent")
+        trials = sum(own.trials for own in self.standings.values())
+        best = Best(
+            body["generation"], body["commit"], body["source_sha256"], patch_id, title, "", entry.at_ms, trials,
+            entry.seq, undone,
+        )  # fmt: skip
+        self.lineage.append(best)
+
+    def _credit(self, patch: PatchState, sign: int) -> None:
+        own = self.standings[patch.author_id]
+        own.promotions += sign
+        own.gain_bpb += sign * ((patch.decision or {}).get("gain_bpb") or 0.0)
+
+    def _rollback(self, entry: Entry) -> None:
+        body = entry.body
+        undone = tuple(body["undone"])
+        self._rollbacks[body["generation"]] = body
+        found = self._audit(body, body["evidence_before"], self.lineage)
+        if found is None or not found.roll_back:
+            self._differ(entry, "no audit speaks for this roll-back")
+        else:
+            self._check(entry, _plain(asdict(found)), body["audit"], "audit")
+        self._move(entry, "", body["title"], undone)
+
+    def _audit(self, rollback: Mapping[str, Any], entry: int, lineage: Sequence[Best]) -> Audit | None:
+        """The audit that a roll-back rests on, by what is known as of an entry and by those who are believed now."""
+        known = spans.before(lineage, entry)[-spans.AUDITED_BESTS :]
+        baselines = {best.source_sha256: self._baselines[best.source_sha256] for best in known}
+        for span in spans.spans(known, spans.measured(baselines, entry)):
+            if span.old.generation <= rollback["old_generation"] and span.new.generation >= rollback["new_generation"]:
+                rows = spans.audit_rows(span, baselines, entry, self.held)
+                return audit(rows, self.noise(entry, rows), self._rule)
+        return None
+
+    def _verdict_of_rollback(self, patch: PatchState, rollback: Mapping[str, Any]) -> str:
+        faulty = rollback["old_generation"] < patch.promoted_generation <= rollback["new_generation"]
+        return Verdict.REGRESSED.value if faulty else Verdict.OPEN.value
+
+    def _still_rolled_back(self, patch: PatchState) -> bool:
+        rollback = self._rollbacks[patch.rolled_back_generation]
+        at = next(best.entry for best in self.lineage if best.generation == patch.rolled_back_generation)
+        found = self._audit(rollback, at, self.lineage)
+        return found is None or found.roll_back
+
+    # --- trust ---
+
+    def _quarantine(self, entry: Entry) -> None:
+        body = entry.body
+        if body["suspicion"] != Suspicion.OPERATOR:
+            self._check_change(entry)
+        kind = Suspicion(body["suspicion"])
+        self.held[body["identity_id"]] = Quarantine(body["identity_id"], kind, body["log_odds"], body["reason"])
+        self._believe(entry, counts=False)
+
+    def _reinstatement(self, entry: Entry) -> None:
+        self._check_change(entry)
+        self.held.pop(entry.body["identity_id"], None)
+        self._believe(entry, counts=True)
+
+    def _believe(self, entry: Entry, *, counts: bool) -> None:
+        identity_id = entry.body["identity_id"]
+        self._beliefs.append(Belief(identity_id, entry.seq, counts))
+        self._touched |= dict.fromkeys(self._jury[identity_id], entry.seq)
+
+    def _check_change(self, entry: Entry) -> None:
+        before, changes = self._expected
+        if before != entry.body["evidence_before"] or not changes:
+            before, changes = entry.body["evidence_before"], list(self.review(entry.body["evidence_before"]))
+        self._expected = (before, changes[1:])
+        if not changes:
+            self._differ(entry, "no review of everybody's reporting asks for this")
+            return
+        own = changes[0]
+        found = (own.identity, "reinstatement" if own.quarantine is None else "quarantine")
+        self._check(entry, found, (entry.body["identity_id"], entry.kind), "change")
+        if own.quarantine is not None:
+            self._check(entry, own.quarantine.log_odds, entry.body.get("log_odds"), "log odds")
+
+    def review(self, entry: int) -> Sequence[Change]:
+        """Who should enter or leave quarantine, by what the ledger held before that entry."""
+        decided = {one.patch_id: one.verdict_entry for one in self.patches.values() if one.speaks_of_its_jurors}
+        recent = sorted(decided.items(), key=lambda item: (item[1], item[0]), reverse=True)
+        own: dict[str, int] = {}
+        for identity_id in self.held:
+            latest = sorted(self._jury[identity_id].items(), key=lambda item: (item[1], item[0]), reverse=True)
+            own |= {name: decided[name] for name, _ in latest[: reviewing.OWN_HISTORY] if name in decided}
+        history = [self._as_decided(self.patches[name]) for name, _ in reviewing.history(recent, own, entry)]
+        noise_bpb = self.noise(entry, [row for patch in history for row in patch.rows])
+        return trust.review(history, {}, self.held, noise_bpb)[1]
+
+    def _as_decided(self, patch: PatchState) -> DecidedPatch:
+        assert patch.noise_bpb is not None
+        rule = pairing.rule_for(self._rule, patch.noise_bpb)
+        return DecidedPatch(patch.base_sha256, tuple(self._rows(patch, patch.evidence_before)), patch.noise_bpb, rule)
+
+    def _proposal(self, entry: Entry) -> None:
+        body = entry.body
+        patch = self.patches[body["patch_id"]]
+        assert patch.noise_bpb is not None
+        rows = self._rows(patch, patch.evidence_before)
+        rule = pairing.rule_for(self._rule, patch.noise_bpb)
+        again: Recheck = trust.recheck(rows, patch.noise_bpb, rule, self.held, Verdict(patch.verdict))
+        self._check(entry, again.stands, body["stands"], "proposal")
+        (self.proposals.discard if body["stands"] else self.proposals.add)(body["generation"])
+
+    # --- comparing ---
+
+    def _check(self, entry: Entry, found: object, recorded: object, what: str) -> None:
+        if not _alike(_plain(found), _plain(recorded)):
+            self._differ(entry, f"{what}: {_short(found)} follows from the entries before, not {_short(recorded)}")
+
+    def _differ(self, entry: Entry, text: str) -> None:
+        self.differences.append(Difference(entry.seq, text))
+
+
+def _plain(value: object) -> Any:
+    """As JSON reads it back."""
+    return json.loads(json.dumps(value))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, numbers nearly."""
+    if isinstance(one, float) and isinstance(other, float | int) and not isinstance(other, bool):
+        return math.isclose(one, other, rel_tol=NEARLY, abs_tol=NEARLY)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+_TAKE: Mapping[str, Callable[[Replay, Entry], None]] = {
+    "genesis": Replay._genesis,
+    "identity": Replay._identity,
+    "patch": Replay._patch,
+    "result": Replay._result,
+    "verdict": Replay._verdict,
+    "promotion": Replay._promotion,
+    "withdrawal": Replay._withdrawal,
+    "quarantine": Replay._quarantine,
+    "reinstatement": Replay._reinstatement,
+    "proposal": Replay._proposal,
+    "rollback": Replay._rollback,
+}

@@ -81,6 +81,7 @@ class App:
         """After a start: branch as the store says, what the ledger holds followed up, queues made anew."""
         self._stale.set()
         await self.work_once()
+        await self._follower.begin()
 
     async def work(self) -> None:
         """Follows up until cancelled. While the store is away nothing is lost: it is tried again."""

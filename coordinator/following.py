@@ -53,6 +53,10 @@ class Follower:
         """Whether there are entries that were not followed yet."""
         return self._next is None or self._next < await self._store.length("ledger")
 
+    async def begin(self) -> None:
+        """After a start: everybody's reputation is worked out, which is kept nowhere else."""
+        await self._watch.review(await self._store.length("ledger"))
+
     async def catch_up(self, heed: Heed) -> None:
         """Follows every entry that there is, those written meanwhile too; `heed` gets each one after what follows
         from it is written."""

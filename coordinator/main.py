@@ -128,7 +128,9 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         app = App(records, intake, dispatch, follower, scheduler, now_ms=now_ms, tell=hub.tell)
         await app.recover()
         await _background(app.work(), stack)
-        queries = Queries(swarm, records, decider, confirmer, lineage=lineage, export=export, now_ms=now_ms)
+        queries = Queries(
+            swarm, records, decider, confirmer, watch=watch, lineage=lineage, export=export, now_ms=now_ms
+        )
         edge = Edge(swarm, app, queries, checkpoints, hub, key, tls.key_sha256, _nonce)
         port = await _serve(settings, tls, edge, stack)
         address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"

@@ -18,8 +18,10 @@ from coordinator.periods import counts
 from coordinator.records import Records, Swarm
 from coordinator.refusals import InvalidRequestError, NotFoundError
 from coordinator.scheduling import ACTIVE_MS
+from coordinator.watching import Watch
 
 LOOK_EVERY_S = 0.2  # a follower sees a new event this late at most
+OWN_IMPROVEMENTS = 10  # patches shown for a hardware class that they help while harming another
 LEDGER_PAGE = 500  # lines read at once
 
 
@@ -33,6 +35,7 @@ class Queries:
         decider: Decider,
         confirmer: Confirmer,
         *,
+        watch: Watch,
         lineage: Lineage,
         export: LedgerExport,
         now_ms: Callable[[], int],
@@ -42,6 +45,7 @@ class Queries:
         self._store = records.store
         self._decider = decider
         self._confirmer = confirmer
+        self._watch = watch
         self._lineage = lineage
         self._export = export
         self._now_ms = now_ms
@@ -63,7 +67,18 @@ class Queries:
         message = await self._message(patch)
         message.diff = await self._store.get("diffs", patch.patch_id) or b""
         message.trials.extend(await self._trials(patch.patch_id))
+        if patch.promoted_generation and (found := await self._confirmation(patch.promoted_generation)) is not None:
+            message.confirmation.CopyFrom(found)
         return message
+
+    async def _confirmation(self, generation: int) -> patch_pb2.Confirmation | None:
+        """What its audit says of a promotion now, or said when it was rolled back."""
+        lineage = await self._records.lineage()
+        undone_by = next((best for best in lineage if generation in best.undone), None)
+        entry = undone_by.entry if undone_by is not None else await self._store.length("ledger")
+        audits = await self._confirmer.audits(entry)
+        own = next((found for found in audits if generation in found.span.generations), None)
+        return None if own is None else views.confirmation(own.span, own.audit)
 
     async def _trials(self, patch_id: str) -> list[patch_pb2.PatchTrial]:
         trials = (await self._records.candidate_trials(patch_id))[-limits.PAGE_ITEMS :]
@@ -95,9 +110,15 @@ class Queries:
 
     async def _message(self, patch: Patch) -> patch_pb2.Patch:
         decision = patch.decision or await self._fresh_decision(patch)
-        names = await self._records.names(vote["identity"] for vote in decision["votes"])
+        held = await self._records.quarantined()
+        excluded = sorted(held & await self._jurors(patch.patch_id)) if held else []
+        spoken_of = [*(vote["identity"] for vote in decision["votes"]), *views.identities_in(patch.reason), *excluded]
+        names = await self._records.names(spoken_of)
         in_flight = await self._store.size(f"underway:{patch.patch_id}")
-        return views.patch_message(patch, decision, names, in_flight)
+        return views.patch_message(patch, decision, names, in_flight, excluded)
+
+    async def _jurors(self, patch_id: str) -> set[str]:
+        return {trial.identity_id for trial in await self._records.candidate_trials(patch_id)}
 
     async def _fresh_decision(self, patch: Patch) -> Mapping[str, Any]:
         return (await self._decider.decision(patch)).to_json()
@@ -105,7 +126,24 @@ class Queries:
     async def best(self) -> patch_pb2.Best:
         """The current best with its scores per hardware class."""
         best = await self._records.best()
-        return views.best_message(best, await self._scores(best.source_sha256, best.patch_id))
+        scores = await self._scores(best.source_sha256, best.patch_id)
+        message = views.best_message(best, scores, await self._proposals())
+        if best.patch_id and (found := await self._confirmation(best.generation)) is not None:
+            message.confirmation.CopyFrom(found)
+        return message
+
+    async def _proposals(self) -> list[patch_pb2.RollBackProposal]:
+        found = await self._records.proposals()
+        names = await self._records.names(who for own in found for who in views.identities_in(own.reason))
+        return [views.proposal(own, names) for own in found]
+
+    async def _own_improvements(self, hardware_class: str) -> list[patch_pb2.OwnImprovement]:
+        ranked = await self._store.ranked(f"improves:{hardware_class}", OWN_IMPROVEMENTS, highest_first=True)
+        patches = await self._records.patches([patch_id for patch_id, _ in ranked])
+        return [
+            patch_pb2.OwnImprovement(patch_id=patch.patch_id, title=patch.title, gain_bpb=gain)
+            for patch, (_, gain) in zip(patches, ranked, strict=True)
+        ]
 
     async def _scores(self, source_sha256: str, patch_id: str) -> list[patch_pb2.ClassScore]:
         """Every counted trial of exactly this source: as a baseline, and as the candidate that it was."""
@@ -119,7 +157,11 @@ class Queries:
         sigma = await self._decider.noise_now()
         return [
             patch_pb2.ClassScore(
-                hardware_class=name, val_bpb=statistics.median(found), trials=len(found), sd_bpb=sigma.get(name, 0.0)
+                hardware_class=name,
+                val_bpb=statistics.median(found),
+                trials=len(found),
+                sd_bpb=sigma.get(name, 0.0),
+                own_improvements=await self._own_improvements(name),
             )
             for name, found in sorted(by_class.items())
         ]
@@ -135,17 +177,22 @@ class Queries:
         ranked = await self._store.ranked(ranking, limit, highest_first=True)
         names = await self._records.names(member for member, _ in ranked)
         return [
-            board_pb2.Standing(
-                rank=rank,
-                identity_id=member,
-                name=names.get(member, ""),
-                trials=int(await self._store.score("trials", member) or 0),
-                train_ms=int(await self._store.score("train_ms", member) or 0),
-                promotions=int(await self._store.score("promotions", member) or 0),
-                gain_bpb=await self._store.score("gain", member) or 0.0,
-            )
+            await self._standing(rank, member, names.get(member, ""))
             for rank, (member, _) in enumerate(ranked, start=1)
         ]
+
+    async def _standing(self, rank: int, identity_id: str, name: str) -> board_pb2.Standing:
+        reputation = self._watch.reputations.get(identity_id)
+        return board_pb2.Standing(
+            rank=rank,
+            identity_id=identity_id,
+            name=name,
+            trials=int(await self._store.score("trials", identity_id) or 0),
+            train_ms=int(await self._store.score("train_ms", identity_id) or 0),
+            promotions=int(await self._store.score("promotions", identity_id) or 0),
+            gain_bpb=await self._store.score("gain", identity_id) or 0.0,
+            agreement=reputation.agreement if reputation else None,
+        )
 
     async def status(self) -> board_pb2.GetStatusResponse:
         """The swarm at this moment."""
@@ -173,7 +220,14 @@ class Queries:
                 for lease in leases
             ],
             now_ms=now,
+            quarantined=await self._quarantined(),
+            proposals=await self._proposals(),
         )
+
+    async def _quarantined(self) -> list[board_pb2.QuarantinedIdentity]:
+        held = sorted((await self._records.jury()).held.values(), key=lambda own: -own.since_ms)[: limits.PAGE_ITEMS]
+        names = await self._records.names(own.identity_id for own in held)
+        return [views.quarantined(own, names.get(own.identity_id, "")) for own in held]
 
     async def events(self, start: int, *, follow: bool) -> AsyncIterator[board_pb2.Event]:
         """Events in order from sequence number `start` on."""

@@ -44,9 +44,12 @@ def found(
     """The finding that a decision is. `rows`: of everybody, those in quarantine too."""
     jurors = {row.identity for row in rows}
     excluded = tuple(sorted(jurors & quarantined.keys()))
-    return Finding(
-        decision.verdict, decision.sentence, decision.to_json(), noise_bpb, evidence_before, excluded, len(jurors)
-    )
+    as_json = decision.to_json()
+    reason = decision.sentence
+    if decision.verdict is Verdict.REGRESSED and (helped := own_improvements(as_json)):
+        gains = ", ".join(f"{name} ({gain:+.4f} bpb)" for name, gain in helped.items())
+        reason = f"{reason}; an own improvement of {gains}"
+    return Finding(decision.verdict, reason, as_json, noise_bpb, evidence_before, excluded, len(jurors))
 
 
 def settled(patch: Patch, finding: Finding, *, entry: int, now_ms: int) -> tuple[Patch, list[Operation]]:
@@ -60,7 +63,7 @@ def settled(patch: Patch, finding: Finding, *, entry: int, now_ms: int) -> tuple
         noise_bpb=dict(finding.noise_bpb),
     )
     put = Put("patches", patch.patch_id, after.to_bytes())
-    return after, [put, *_place(after, finding), *_history(after, finding, entry)]
+    return after, [put, *_place(after, finding), *_history(after, finding, entry), *_own_improvements(patch, finding)]
 
 
 def looked_at(patch: Patch, finding: Finding) -> Patch:
@@ -96,6 +99,24 @@ def _history(patch: Patch, finding: Finding, entry: int) -> list[Operation]:
     if patch.verdict != "open" and finding.jurors > FEWEST_OTHERS:
         return [Rank("decided", patch.patch_id, entry)]
     return [Unrank("decided", patch.patch_id)]
+
+
+def own_improvements(decision: Mapping[str, Any]) -> dict[str, float]:
+    """Hardware classes that a patch helps beyond doubt, with its gain there: the whole interval is above 0."""
+    gains = decision["class_gains"]
+    return {own["hardware_class"]: own["gain_bpb"] for own in gains if own["interval"][0] > 0.0}
+
+
+def _own_improvements(patch: Patch, finding: Finding) -> list[Operation]:
+    """A patch that harms one class may be another's own improvement: it is found under that class."""
+    helped = own_improvements(finding.decision) if finding.verdict is Verdict.REGRESSED else {}
+    classes = {own["hardware_class"] for own in finding.decision["class_gains"]}
+    return [
+        Rank(f"improves:{name}", patch.patch_id, helped[name])
+        if name in helped
+        else Unrank(f"improves:{name}", patch.patch_id)
+        for name in sorted(classes)
+    ]
 
 
 def verdict_body(patch: Patch, finding: Finding, **more: object) -> dict[str, object]:

@@ -30,6 +30,7 @@ Rankings (member -> score)
     ready:<hardware class>  order id -> priority    bases       source sha256 -> generation
     enrolled     machine id -> last enrolled at; failures before do not tell against the machine
     decided      patch id -> ledger entry of its verdict, not open; for those that say something about the identities
+    improves:<hardware class>  patch id -> gain on that class, of those that harm another class
     jury:<identity id>      patch id -> ledger entry of the identity's last trial of it
     ran:<source sha256>:<machine id>  patch id tested against that source -> ledger entry of the machine's last trial
     underway:<patch id>     order id -> 0, ready or leased ones ("" for baselines)

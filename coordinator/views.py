@@ -1,21 +1,26 @@
 """Records as the messages that readers see. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2, trial_pb2
+from coordinator.audit import Audit
 from coordinator.ledger import Entry
-from coordinator.model import Best, Lease, Patch, Progress, Trial
+from coordinator.model import Best, Held, Lease, Patch, Progress, Proposal, Trial
+from coordinator.spans import ENOUGH_IDENTITIES, Span
 from coordinator.verdict import Verdict
 
+_IDENTITY = re.compile(r"\b[a-z2-7]{32}\b")  # a key id, as in `autoresearch.digest.key_id`
 VERDICTS: Mapping[str, "patch_pb2.Verdict.ValueType"] = {
     verdict.value: patch_pb2.Verdict.Value(f"VERDICT_{verdict.value.upper()}") for verdict in Verdict
 }
 
 
 def patch_message(
-    patch: Patch, decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int
+    patch: Patch, decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int, excluded: Sequence[str]
 ) -> patch_pb2.Patch:
     """A patch with its evidence."""
     return patch_pb2.Patch(
@@ -32,7 +37,8 @@ def patch_message(
         verdict=VERDICTS[patch.verdict],
         reason=named(patch.reason, names),
         promoted_generation=patch.promoted_generation,
-        evidence=_evidence(decision, names, in_flight),
+        rolled_back_generation=patch.rolled_back_generation,
+        evidence=_evidence(patch.verdict, decision, names, in_flight, excluded),
     )
 
 
@@ -63,19 +69,27 @@ def identities(entry: Entry) -> list[str]:
     """Whom an entry speaks of."""
     votes = entry.body.get("decision", {}).get("votes", [])
     own = entry.body.get("identity_id")
-    return [*([own] if own else []), *(vote["identity"] for vote in votes)]
+    in_reason = identities_in(entry.body.get("reason", ""))
+    return [*([own] if own else []), *(vote["identity"] for vote in votes), *in_reason]
 
 
-def _evidence(decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int) -> patch_pb2.Evidence:
+def _evidence(
+    verdict: str, decision: Mapping[str, Any], names: Mapping[str, str], in_flight: int, excluded: Sequence[str]
+) -> patch_pb2.Evidence:
     evidence = patch_pb2.Evidence(
         log_odds=decision["log_odds"],
         promote_above=decision["upper"],
         park_below=decision["park"],
+        reject_below=decision["lower"],
         progress=decision["progress"],
         trials=decision["trials"],
         in_flight=in_flight,
         sentence=named(decision["sentence"], names),
         votes=[_vote(vote, names) for vote in decision["votes"]],
+        hangs_on=_jurors(decision["hangs_on"], names),
+        classes=class_evidence(decision["class_gains"], decision["bad_classes"], own=verdict == Verdict.REGRESSED),
+        doubts=[named(doubt, names) for doubt in decision["doubts"]],
+        excluded=_jurors(excluded, names),
     )
     if decision["gain_bpb"] is not None:
         evidence.gain_bpb = decision["gain_bpb"]
@@ -83,7 +97,77 @@ def _evidence(decision: Mapping[str, Any], names: Mapping[str, str], in_flight: 
         evidence.standard_error_bpb = decision["standard_error"]
     if decision["interval"] is not None:
         evidence.gain_low_bpb, evidence.gain_high_bpb = decision["interval"]
+    if decision["shrunk_gain_bpb"] is not None:
+        evidence.expected_gain_bpb = decision["shrunk_gain_bpb"]
     return evidence
+
+
+def class_evidence(
+    gains: Iterable[Mapping[str, Any]], worse: Container[str], *, own: bool
+) -> list[patch_pb2.ClassEvidence]:
+    """Gains by hardware class. `own`: the patch harms another class, so what helps is a class's own improvement."""
+    return [
+        patch_pb2.ClassEvidence(
+            hardware_class=gain["hardware_class"],
+            identities=gain["identities"],
+            gain_bpb=gain["gain_bpb"],
+            standard_error_bpb=gain["standard_error"],
+            gain_low_bpb=gain["interval"][0],
+            gain_high_bpb=gain["interval"][1],
+            worse=gain["hardware_class"] in worse,
+            own_improvement=own and gain["interval"][0] > 0.0,
+        )
+        for gain in gains
+    ]
+
+
+def confirmation(span: Span, own: Audit) -> patch_pb2.Confirmation:
+    """What was measured of a promotion since."""
+    worse = {own.worst_class} if own.roll_back and own.worst_class else set()
+    message = patch_pb2.Confirmation(
+        generations=span.generations,
+        identities=own.identities,
+        log_odds_worse=own.worst_log_odds,
+        roll_back_above=own.upper,
+        over=own.identities >= ENOUGH_IDENTITIES,
+        classes=class_evidence([asdict(gain) for gain in own.class_gains], worse, own=False),
+    )
+    if own.gain_bpb is not None and own.standard_error is not None and own.interval is not None:
+        message.gain_bpb, message.standard_error_bpb = own.gain_bpb, own.standard_error
+        message.gain_low_bpb, message.gain_high_bpb = own.interval
+    return message
+
+
+def proposal(own: Proposal, names: Mapping[str, str]) -> patch_pb2.RollBackProposal:
+    """A promotion that should be rolled back."""
+    return patch_pb2.RollBackProposal(
+        generation=own.generation,
+        patch_id=own.patch_id,
+        title=own.title,
+        reason=named(own.reason, names),
+        since_ms=own.since_ms,
+    )
+
+
+def quarantined(own: Held, name: str) -> board_pb2.QuarantinedIdentity:
+    """An identity that is not believed for now."""
+    return board_pb2.QuarantinedIdentity(
+        identity_id=own.identity_id,
+        name=name,
+        suspicion=own.suspicion,
+        reason=own.reason,
+        log_odds=own.log_odds,
+        since_ms=own.since_ms,
+    )
+
+
+def identities_in(reason: str) -> list[str]:
+    """Ids of identities that a reason names."""
+    return _IDENTITY.findall(reason)
+
+
+def _jurors(identities: Iterable[str], names: Mapping[str, str]) -> list[patch_pb2.Juror]:
+    return [patch_pb2.Juror(identity_id=who, name=names.get(who, "")) for who in identities]
 
 
 def _vote(vote: Mapping[str, Any], names: Mapping[str, str]) -> patch_pb2.Vote:
@@ -97,7 +181,9 @@ def _vote(vote: Mapping[str, Any], names: Mapping[str, str]) -> patch_pb2.Vote:
     return message
 
 
-def best_message(best: Best, scores: Sequence[patch_pb2.ClassScore]) -> patch_pb2.Best:
+def best_message(
+    best: Best, scores: Sequence[patch_pb2.ClassScore], proposals: Sequence[patch_pb2.RollBackProposal]
+) -> patch_pb2.Best:
     """The best with its scores."""
     return patch_pb2.Best(
         generation=best.generation,
@@ -108,6 +194,8 @@ def best_message(best: Best, scores: Sequence[patch_pb2.ClassScore]) -> patch_pb
         author_name=best.author_name,
         promoted_at_ms=best.promoted_at_ms,
         scores=scores,
+        undone=best.undone,
+        proposals=proposals,
     )
 
 

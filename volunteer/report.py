@@ -13,8 +13,24 @@ from rich.text import Text
 
 from autoresearch import limits
 from autoresearch.text import clean_line, clean_text
-from autoresearch.v1.leaderboard_service_pb2 import Event, GetLeaderboardResponse, GetStatusResponse, Standing
-from autoresearch.v1.patch_pb2 import Best, Evidence, Patch, PatchTrial, Verdict
+from autoresearch.v1.leaderboard_service_pb2 import (
+    Event,
+    GetLeaderboardResponse,
+    GetStatusResponse,
+    QuarantinedIdentity,
+    Standing,
+)
+from autoresearch.v1.patch_pb2 import (
+    Best,
+    ClassEvidence,
+    Confirmation,
+    Evidence,
+    Juror,
+    Patch,
+    PatchTrial,
+    RollBackProposal,
+    Verdict,
+)
 from autoresearch.v1.trial_pb2 import Outcome
 
 _BAR: Final = 24  # characters of an evidence bar
@@ -62,6 +78,8 @@ def patch(shown: Patch, *, with_diff: bool = False) -> RenderableType:
     if shown.rationale:
         parts += [Text(""), Text(clean_text(shown.rationale, limits.RATIONALE_CHARACTERS))]
     parts += [Text(""), *_evidence(shown.evidence)]
+    if shown.promoted_generation:
+        parts += [Text(""), *_promotion(shown)]
     if shown.trials:
         parts += [Text(""), _trials(shown.trials)]
     failed = next((trial for trial in reversed(shown.trials) if trial.log_tail), None)
@@ -83,9 +101,10 @@ def evidence_line(shown: Patch) -> str:
 
 def leaderboard(board: GetLeaderboardResponse) -> RenderableType:
     """Volunteers by trials, authors by gain."""
-    volunteers = _table("#", "volunteer", "trials", "training given", title="volunteers")
+    volunteers = _table("#", "volunteer", "trials", "training given", "agrees", title="volunteers")
     for standing in board.volunteers:
-        volunteers.add_row(*_who(standing), f"{standing.trials}", _duration(standing.train_ms))
+        agrees = f"{standing.agreement:.0%}" if standing.HasField("agreement") else ""
+        volunteers.add_row(*_who(standing), f"{standing.trials}", _duration(standing.train_ms), agrees)
     authors = _table("#", "author", "promotions", "gain (bpb)", title="authors")
     for standing in board.authors:
         authors.add_row(*_who(standing), f"{standing.promotions}", f"{standing.gain_bpb:.4f}")
@@ -105,11 +124,24 @@ def best(shown: Best) -> RenderableType:
                 _line(shown.author_name, 40), " on ", _time(shown.promoted_at_ms),
             )
         )  # fmt: skip
+    if shown.undone:
+        parts.append(Text(f"takes back generation {', '.join(map(str, shown.undone))}"))
+    if shown.HasField("confirmation"):
+        parts += _confirmation(shown.confirmation)
+    parts += _proposals(shown.proposals)
     scores = _table("hardware class", "val_bpb", "trials", "sd of one")
     for score in shown.scores:
         name = _line(score.hardware_class, 200)
         scores.add_row(name, f"{score.val_bpb:.4f}", f"{score.trials}", f"{score.sd_bpb:.4f}")
-    return Group(*parts, scores if shown.scores else Text("no scores yet"))
+    own = [
+        Text.assemble(
+            "own improvement of ", _line(score.hardware_class, 200), ": patch ", _line(found.patch_id, 16), " (",
+            _line(found.title, 100), f"), {found.gain_bpb:+.4f} bpb",
+        )
+        for score in shown.scores
+        for found in score.own_improvements
+    ]  # fmt: skip
+    return Group(*parts, scores if shown.scores else Text("no scores yet"), *own)
 
 
 def status(now: GetStatusResponse) -> RenderableType:
@@ -128,7 +160,8 @@ def status(now: GetStatusResponse) -> RenderableType:
             _line(trial.volunteer_name, 40), runs, _line(trial.hardware_class, 200), _line(trial.stage, 20),
             _bar(trial.share, 10), f"{trial.step}", f"{trial.loss:.3f}" if trial.loss else "",
         )  # fmt: skip
-    return Group(Text(head), table if now.live else Text("no trial under way"))
+    warnings = [*_proposals(now.proposals), *_quarantined(now.quarantined)]
+    return Group(Text(head), *warnings, table if now.live else Text("no trial under way"))
 
 
 def event(happened: Event) -> Text:
@@ -147,19 +180,101 @@ def show(console: Console, answer: RenderableType) -> None:
 def _evidence(evidence: Evidence) -> list[RenderableType]:
     odds = f"{evidence.log_odds:+.2f} of {evidence.promote_above:+.2f}"
     parts: list[RenderableType] = [
-        Text.assemble("evidence ", _bar(evidence.progress, _BAR), f" {odds}  (parked below {evidence.park_below:+.2f})")
+        Text.assemble("evidence ", _bar(evidence.progress, _BAR), f" {odds}  ({_lower_bounds(evidence)})")
     ]
     if evidence.HasField("gain_bpb"):
-        interval = ""
-        if evidence.HasField("gain_low_bpb") and evidence.HasField("gain_high_bpb"):
-            interval = f", 95 % between {evidence.gain_low_bpb:+.4f} and {evidence.gain_high_bpb:+.4f}"
-        parts.append(Text(f"gain     {evidence.gain_bpb:+.4f} bpb{interval}"))
+        expected = ""
+        if evidence.HasField("expected_gain_bpb"):
+            expected = f"; selected for it, so expect {evidence.expected_gain_bpb:+.4f}"
+        parts.append(Text(f"gain     {evidence.gain_bpb:+.4f} bpb{_interval(evidence)}{expected}"))
     parts.append(Text(f"trials   {evidence.trials} counted, {evidence.in_flight} under way"))
+    if evidence.hangs_on:
+        parts.append(Text.assemble("hangs on ", _jurors(evidence.hangs_on)))
+    if evidence.excluded:
+        parts.append(Text.assemble("left out ", _jurors(evidence.excluded), " (in quarantine)"))
     if evidence.sentence:
         parts.append(_line(evidence.sentence, limits.REASON_CHARACTERS))
+    if evidence.classes:
+        parts.append(_classes(evidence.classes))
     if evidence.votes:
         parts.append(_votes(evidence))
     return parts
+
+
+def _lower_bounds(evidence: Evidence) -> str:
+    parked = f"parked below {evidence.park_below:+.2f}"
+    # A coordinator of an older release does not say where it rejects.
+    return f"{parked}, rejected at {evidence.reject_below:+.2f}" if evidence.reject_below else parked
+
+
+def _interval(gain: Evidence | Confirmation) -> str:
+    if not (gain.HasField("gain_low_bpb") and gain.HasField("gain_high_bpb")):
+        return ""
+    return f", 95 % between {gain.gain_low_bpb:+.4f} and {gain.gain_high_bpb:+.4f}"
+
+
+def _jurors(jurors: Iterable[Juror]) -> Text:
+    names = [clean_line(juror.name, limits.NAME_CHARACTERS) or clean_line(juror.identity_id, 32) for juror in jurors]
+    return Text(", ".join(names))
+
+
+def _classes(classes: Iterable[ClassEvidence]) -> Table:
+    table = _table("hardware class", "identities", "gain (bpb)", "95 % between", "")
+    for own in classes:
+        remark = "worse" if own.worse else "its own improvement" if own.own_improvement else ""
+        table.add_row(
+            _line(own.hardware_class, 200),
+            f"{own.identities}",
+            f"{own.gain_bpb:+.4f} ± {own.standard_error_bpb:.4f}",
+            f"{own.gain_low_bpb:+.4f} and {own.gain_high_bpb:+.4f}",
+            remark,
+        )
+    return table
+
+
+def _promotion(shown: Patch) -> list[RenderableType]:
+    """What came of it as a part of the best."""
+    parts: list[RenderableType] = [Text(f"promoted as generation {shown.promoted_generation}")]
+    if shown.rolled_back_generation:
+        parts = [Text(f"promoted as generation {shown.promoted_generation}, "
+                      f"taken back by generation {shown.rolled_back_generation}")]  # fmt: skip
+    if shown.HasField("confirmation"):
+        parts += _confirmation(shown.confirmation)
+    elif not shown.rolled_back_generation:
+        parts.append(Text("confirmed gain: nobody has measured the best before and after it yet"))
+    return parts
+
+
+def _confirmation(own: Confirmation) -> list[RenderableType]:
+    if not own.HasField("gain_bpb"):
+        return [Text("confirmed gain: nobody has measured the best before and after it yet")]
+    together = f", together with {len(own.generations) - 1} other(s)" if len(own.generations) > 1 else ""
+    stands = "; it stands" if own.over else ""
+    return [
+        Text(f"confirmed gain {own.gain_bpb:+.4f} bpb{_interval(own)}, by {own.identities} volunteer(s){together}"),
+        Text(f"audit    {own.log_odds_worse:+.2f} that it is worse; rolled back at {own.roll_back_above:+.2f}{stands}"),
+        *([_classes(own.classes)] if len(own.classes) > 1 else []),
+    ]
+
+
+def _proposals(proposals: Iterable[RollBackProposal]) -> list[RenderableType]:
+    return [
+        Text.assemble(
+            (f"generation {own.generation} should be rolled back: ", "red"),
+            _line(own.reason, limits.REASON_CHARACTERS),
+        )
+        for own in proposals
+    ]  # fmt: skip
+
+
+def _quarantined(identities: Iterable[QuarantinedIdentity]) -> list[RenderableType]:
+    return [
+        Text.assemble(
+            (f"{clean_line(own.name, limits.NAME_CHARACTERS) or own.identity_id[:8]} is in quarantine: ", "yellow"),
+            _line(f"it {own.reason}", limits.REASON_CHARACTERS), " since ", _time(own.since_ms),
+        )
+        for own in identities
+    ]  # fmt: skip
 
 
 def _votes(evidence: Evidence) -> Table:

@@ -103,7 +103,10 @@ class Desk:
         self.confirmer = Confirmer(swarm, records, self.decider, self.promoter)
         self.watch = Watch(swarm, records, journal, self.decider, clock)
         self.follower = Follower(records, self.decider, self.confirmer, self.watch, self.promoter)
-        self.queries = Queries(swarm, records, self.decider, self.confirmer, lineage, now_ms=clock)
+        self.queries = Queries(
+            swarm, records, self.decider, self.confirmer, watch=self.watch, lineage=lineage, export=self.export,
+            now_ms=clock,
+        )  # fmt: skip
         return self
 
     async def _make(self) -> Lineage:

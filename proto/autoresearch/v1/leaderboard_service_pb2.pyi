@@ -4,6 +4,7 @@ isort:skip_file
 What anyone may read."""
 
 from autoresearch.v1 import envelope_pb2 as _envelope_pb2
+from autoresearch.v1 import patch_pb2 as _patch_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -52,6 +53,7 @@ class Standing(_message.Message):
     TRAIN_MS_FIELD_NUMBER: _builtins.int
     PROMOTIONS_FIELD_NUMBER: _builtins.int
     GAIN_BPB_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     identity_id: _builtins.str
     name: _builtins.str
@@ -63,6 +65,10 @@ class Standing(_message.Message):
     """Patches of this author that were promoted."""
     gain_bpb: _builtins.float
     """Sum of the gains that those were promoted with (selected, so somewhat optimistic)."""
+    agreement: _builtins.float
+    """Share of its gains that were within two standard deviations of what the others measured on the same patches;
+    absent before there are any.
+    """
     def __init__(
         self,
         *,
@@ -73,12 +79,15 @@ class Standing(_message.Message):
         train_ms: _builtins.int = ...,
         promotions: _builtins.int = ...,
         gain_bpb: _builtins.float = ...,
+        agreement: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "agreement", b"agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain_bpb", b"gain_bpb", "identity_id", b"identity_id", "name", b"name", "promotions", b"promotions", "rank", b"rank", "train_ms", b"train_ms", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "agreement", b"agreement", "gain_bpb", b"gain_bpb", "identity_id", b"identity_id", "name", b"name", "promotions", b"promotions", "rank", b"rank", "train_ms", b"train_ms", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__agreement: _TypeAlias = _typing.Literal["agreement"]  # noqa: Y015
+    _WhichOneofArgType__agreement: _TypeAlias = _typing.Literal["_agreement", b"_agreement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement) -> _WhichOneofReturnType__agreement | None: ...
 
 Global___Standing: _TypeAlias = Standing  # noqa: Y015
 
@@ -191,6 +200,8 @@ class GetStatusResponse(_message.Message):
     LEDGER_ENTRIES_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
     swarm_id: _builtins.str
     challenge_name: _builtins.str
     budget_ms: _builtins.int
@@ -210,6 +221,14 @@ class GetStatusResponse(_message.Message):
     """The coordinator's clock, Unix time in milliseconds."""
     @_builtins.property
     def live(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveTrial]: ...
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedIdentity]:
+        """Whose results do not count now."""
+
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[_patch_pb2.RollBackProposal]:
+        """Promotions that should be rolled back."""
+
     def __init__(
         self,
         *,
@@ -226,14 +245,56 @@ class GetStatusResponse(_message.Message):
         ledger_entries: _builtins.int = ...,
         live: _abc.Iterable[Global___LiveTrial] | None = ...,
         now_ms: _builtins.int = ...,
+        quarantined: _abc.Iterable[Global___QuarantinedIdentity] | None = ...,
+        proposals: _abc.Iterable[_patch_pb2.RollBackProposal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "challenge_name", b"challenge_name", "generation", b"generation", "identities", b"identities", "ledger_entries", b"ledger_entries", "live", b"live", "machines", b"machines", "machines_active", b"machines_active", "now_ms", b"now_ms", "patches", b"patches", "patches_open", b"patches_open", "swarm_id", b"swarm_id", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "challenge_name", b"challenge_name", "generation", b"generation", "identities", b"identities", "ledger_entries", b"ledger_entries", "live", b"live", "machines", b"machines", "machines_active", b"machines_active", "now_ms", b"now_ms", "patches", b"patches", "patches_open", b"patches_open", "proposals", b"proposals", "quarantined", b"quarantined", "swarm_id", b"swarm_id", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class QuarantinedIdentity(_message.Message):
+    """An identity that is not believed for now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SUSPICION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LOG_ODDS_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    identity_id: _builtins.str
+    name: _builtins.str
+    suspicion: _builtins.str
+    """"flatters", "runs down", "invents", "cries wolf" or "operator"."""
+    reason: _builtins.str
+    """In one line, with the odds."""
+    log_odds: _builtins.float
+    """Natural log of the odds of the suspicion."""
+    since_ms: _builtins.int
+    """Unix time in milliseconds."""
+    def __init__(
+        self,
+        *,
+        identity_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        suspicion: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        log_odds: _builtins.float = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_id", b"identity_id", "log_odds", b"log_odds", "name", b"name", "reason", b"reason", "since_ms", b"since_ms", "suspicion", b"suspicion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedIdentity: _TypeAlias = QuarantinedIdentity  # noqa: Y015
 
 @_typing.final
 class WatchEventsRequest(_message.Message):
@@ -275,7 +336,9 @@ class Event(_message.Message):
     at_ms: _builtins.int
     """Unix time in milliseconds."""
     kind: _builtins.str
-    """"genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal"."""
+    """"genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal", "quarantine", "reinstatement",
+    "proposal" or "rollback".
+    """
     text: _builtins.str
     """One line."""
     patch_id: _builtins.str

@@ -207,6 +207,77 @@ class Vote(_message.Message):
 Global___Vote: _TypeAlias = Vote  # noqa: Y015
 
 @_typing.final
+class Juror(_message.Message):
+    """An identity and the name it goes by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    identity_id: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        identity_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_id", b"identity_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Juror: _TypeAlias = Juror  # noqa: Y015
+
+@_typing.final
+class ClassEvidence(_message.Message):
+    """The gain on one hardware class."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HARDWARE_CLASS_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    GAIN_BPB_FIELD_NUMBER: _builtins.int
+    STANDARD_ERROR_BPB_FIELD_NUMBER: _builtins.int
+    GAIN_LOW_BPB_FIELD_NUMBER: _builtins.int
+    GAIN_HIGH_BPB_FIELD_NUMBER: _builtins.int
+    WORSE_FIELD_NUMBER: _builtins.int
+    OWN_IMPROVEMENT_FIELD_NUMBER: _builtins.int
+    hardware_class: _builtins.str
+    identities: _builtins.int
+    """With a finished pair on this class."""
+    gain_bpb: _builtins.float
+    """Pooled paired gain, robust, display only."""
+    standard_error_bpb: _builtins.float
+    gain_low_bpb: _builtins.float
+    """Always-valid 95 % interval of the gain."""
+    gain_high_bpb: _builtins.float
+    worse: _builtins.bool
+    """It is worse here beyond doubt: the patch cannot become everybody's."""
+    own_improvement: _builtins.bool
+    """Of a patch that is worse elsewhere: the whole interval is above 0, so it is this class's own improvement."""
+    def __init__(
+        self,
+        *,
+        hardware_class: _builtins.str = ...,
+        identities: _builtins.int = ...,
+        gain_bpb: _builtins.float = ...,
+        standard_error_bpb: _builtins.float = ...,
+        gain_low_bpb: _builtins.float = ...,
+        gain_high_bpb: _builtins.float = ...,
+        worse: _builtins.bool = ...,
+        own_improvement: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "hardware_class", b"hardware_class", "identities", b"identities", "own_improvement", b"own_improvement", "standard_error_bpb", b"standard_error_bpb", "worse", b"worse"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassEvidence: _TypeAlias = ClassEvidence  # noqa: Y015
+
+@_typing.final
 class Evidence(_message.Message):
     """The evidence on a patch: a pure function of the ledger."""
 
@@ -224,6 +295,12 @@ class Evidence(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     VOTES_FIELD_NUMBER: _builtins.int
     SENTENCE_FIELD_NUMBER: _builtins.int
+    REJECT_BELOW_FIELD_NUMBER: _builtins.int
+    HANGS_ON_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    DOUBTS_FIELD_NUMBER: _builtins.int
+    EXPECTED_GAIN_BPB_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
     log_odds: _builtins.float
     """Sum of the votes, and the bound at which the patch is promoted."""
     promote_above: _builtins.float
@@ -242,9 +319,29 @@ class Evidence(_message.Message):
     in_flight: _builtins.int
     sentence: _builtins.str
     """What it means, in one sentence."""
+    reject_below: _builtins.float
+    """Below this the patch is rejected for good."""
+    expected_gain_bpb: _builtins.float
+    """What to expect of the gain after having been selected for it; absent without a pair."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]:
         """One per identity that ran the candidate."""
+
+    @_builtins.property
+    def hangs_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Juror]:
+        """Those without any one of whom the verdict would be another."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassEvidence]:
+        """By hardware class with a finished pair."""
+
+    @_builtins.property
+    def doubts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Crashes or failed exams that one identity reported and nobody confirmed or refuted."""
+
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedCompositeFieldContainer[Global___Juror]:
+        """Who ran it and does not count, being in quarantine."""
 
     def __init__(
         self,
@@ -261,10 +358,91 @@ class Evidence(_message.Message):
         in_flight: _builtins.int = ...,
         votes: _abc.Iterable[Global___Vote] | None = ...,
         sentence: _builtins.str = ...,
+        reject_below: _builtins.float = ...,
+        hangs_on: _abc.Iterable[Global___Juror] | None = ...,
+        classes: _abc.Iterable[Global___ClassEvidence] | None = ...,
+        doubts: _abc.Iterable[_builtins.str] | None = ...,
+        expected_gain_bpb: _builtins.float | None = ...,
+        excluded: _abc.Iterable[Global___Juror] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_gain_bpb", b"_expected_gain_bpb", "_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "expected_gain_bpb", b"expected_gain_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "standard_error_bpb", b"standard_error_bpb"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_gain_bpb", b"_expected_gain_bpb", "_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "classes", b"classes", "doubts", b"doubts", "excluded", b"excluded", "expected_gain_bpb", b"expected_gain_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "hangs_on", b"hangs_on", "in_flight", b"in_flight", "log_odds", b"log_odds", "park_below", b"park_below", "progress", b"progress", "promote_above", b"promote_above", "reject_below", b"reject_below", "sentence", b"sentence", "standard_error_bpb", b"standard_error_bpb", "trials", b"trials", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_gain_bpb: _TypeAlias = _typing.Literal["expected_gain_bpb"]  # noqa: Y015
+    _WhichOneofArgType__expected_gain_bpb: _TypeAlias = _typing.Literal["_expected_gain_bpb", b"_expected_gain_bpb"]  # noqa: Y015
+    _WhichOneofReturnType__gain_bpb: _TypeAlias = _typing.Literal["gain_bpb"]  # noqa: Y015
+    _WhichOneofArgType__gain_bpb: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb"]  # noqa: Y015
+    _WhichOneofReturnType__gain_high_bpb: _TypeAlias = _typing.Literal["gain_high_bpb"]  # noqa: Y015
+    _WhichOneofArgType__gain_high_bpb: _TypeAlias = _typing.Literal["_gain_high_bpb", b"_gain_high_bpb"]  # noqa: Y015
+    _WhichOneofReturnType__gain_low_bpb: _TypeAlias = _typing.Literal["gain_low_bpb"]  # noqa: Y015
+    _WhichOneofArgType__gain_low_bpb: _TypeAlias = _typing.Literal["_gain_low_bpb", b"_gain_low_bpb"]  # noqa: Y015
+    _WhichOneofReturnType__standard_error_bpb: _TypeAlias = _typing.Literal["standard_error_bpb"]  # noqa: Y015
+    _WhichOneofArgType__standard_error_bpb: _TypeAlias = _typing.Literal["_standard_error_bpb", b"_standard_error_bpb"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_gain_bpb) -> _WhichOneofReturnType__expected_gain_bpb | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain_bpb) -> _WhichOneofReturnType__gain_bpb | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain_high_bpb) -> _WhichOneofReturnType__gain_high_bpb | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain_low_bpb) -> _WhichOneofReturnType__gain_low_bpb | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__standard_error_bpb) -> _WhichOneofReturnType__standard_error_bpb | None: ...
+
+Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
+
+@_typing.final
+class Confirmation(_message.Message):
+    """What baselines on the best after a promotion and on the one before it say: trials that no patch was selected on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    GAIN_BPB_FIELD_NUMBER: _builtins.int
+    STANDARD_ERROR_BPB_FIELD_NUMBER: _builtins.int
+    GAIN_LOW_BPB_FIELD_NUMBER: _builtins.int
+    GAIN_HIGH_BPB_FIELD_NUMBER: _builtins.int
+    LOG_ODDS_WORSE_FIELD_NUMBER: _builtins.int
+    ROLL_BACK_ABOVE_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    identities: _builtins.int
+    """Who measured both."""
+    gain_bpb: _builtins.float
+    """The confirmed gain; absent before anybody has measured both."""
+    standard_error_bpb: _builtins.float
+    gain_low_bpb: _builtins.float
+    gain_high_bpb: _builtins.float
+    log_odds_worse: _builtins.float
+    """Natural log of the odds that it is worse, over all or on the class where it looks worst, and where it is rolled back."""
+    roll_back_above: _builtins.float
+    over: _builtins.bool
+    """Enough have measured: it stays."""
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The promotions it is about: more than one where nobody measured a best in between."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassEvidence]: ...
+    def __init__(
+        self,
+        *,
+        generations: _abc.Iterable[_builtins.int] | None = ...,
+        identities: _builtins.int = ...,
+        gain_bpb: _builtins.float | None = ...,
+        standard_error_bpb: _builtins.float | None = ...,
+        gain_low_bpb: _builtins.float | None = ...,
+        gain_high_bpb: _builtins.float | None = ...,
+        log_odds_worse: _builtins.float = ...,
+        roll_back_above: _builtins.float = ...,
+        over: _builtins.bool = ...,
+        classes: _abc.Iterable[Global___ClassEvidence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "standard_error_bpb", b"standard_error_bpb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "in_flight", b"in_flight", "log_odds", b"log_odds", "park_below", b"park_below", "progress", b"progress", "promote_above", b"promote_above", "sentence", b"sentence", "standard_error_bpb", b"standard_error_bpb", "trials", b"trials", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb", "_gain_high_bpb", b"_gain_high_bpb", "_gain_low_bpb", b"_gain_low_bpb", "_standard_error_bpb", b"_standard_error_bpb", "classes", b"classes", "gain_bpb", b"gain_bpb", "gain_high_bpb", b"gain_high_bpb", "gain_low_bpb", b"gain_low_bpb", "generations", b"generations", "identities", b"identities", "log_odds_worse", b"log_odds_worse", "over", b"over", "roll_back_above", b"roll_back_above", "standard_error_bpb", b"standard_error_bpb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gain_bpb: _TypeAlias = _typing.Literal["gain_bpb"]  # noqa: Y015
     _WhichOneofArgType__gain_bpb: _TypeAlias = _typing.Literal["_gain_bpb", b"_gain_bpb"]  # noqa: Y015
@@ -283,7 +461,42 @@ class Evidence(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__standard_error_bpb) -> _WhichOneofReturnType__standard_error_bpb | None: ...
 
-Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
+Global___Confirmation: _TypeAlias = Confirmation  # noqa: Y015
+
+@_typing.final
+class RollBackProposal(_message.Message):
+    """A promotion that does not stand on the results of those who are believed now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    PATCH_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    patch_id: _builtins.str
+    title: _builtins.str
+    reason: _builtins.str
+    """Why, in one line."""
+    since_ms: _builtins.int
+    """Unix time in milliseconds."""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        patch_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "patch_id", b"patch_id", "reason", b"reason", "since_ms", b"since_ms", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackProposal: _TypeAlias = RollBackProposal  # noqa: Y015
 
 @_typing.final
 class Patch(_message.Message):
@@ -307,6 +520,8 @@ class Patch(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     DIFF_FIELD_NUMBER: _builtins.int
     TRIALS_FIELD_NUMBER: _builtins.int
+    ROLLED_BACK_GENERATION_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
     patch_id: _builtins.str
     """First 16 hex digits of the submission payload's sha256."""
     title: _builtins.str
@@ -330,6 +545,8 @@ class Patch(_message.Message):
     """Set when promoted."""
     diff: _builtins.bytes
     """The author's diff; only in GetPatch."""
+    rolled_back_generation: _builtins.int
+    """Set when its promotion was taken back: the generation that did so."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -337,6 +554,10 @@ class Patch(_message.Message):
     @_builtins.property
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___PatchTrial]:
         """Its trials in the order in which they were accepted; only in GetPatch, at most limits.PAGE_ITEMS, the latest."""
+
+    @_builtins.property
+    def confirmation(self) -> Global___Confirmation:
+        """What was measured after its promotion; only in GetPatch, absent while nothing can be measured."""
 
     def __init__(
         self,
@@ -357,10 +578,12 @@ class Patch(_message.Message):
         evidence: Global___Evidence | None = ...,
         diff: _builtins.bytes = ...,
         trials: _abc.Iterable[Global___PatchTrial] | None = ...,
+        rolled_back_generation: _builtins.int = ...,
+        confirmation: Global___Confirmation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "author_name", b"author_name", "base_commit", b"base_commit", "base_generation", b"base_generation", "candidate_sha256", b"candidate_sha256", "diff", b"diff", "evidence", b"evidence", "patch_id", b"patch_id", "promoted_generation", b"promoted_generation", "rationale", b"rationale", "reason", b"reason", "submitted_at_ms", b"submitted_at_ms", "tags", b"tags", "title", b"title", "trials", b"trials", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "author_name", b"author_name", "base_commit", b"base_commit", "base_generation", b"base_generation", "candidate_sha256", b"candidate_sha256", "confirmation", b"confirmation", "diff", b"diff", "evidence", b"evidence", "patch_id", b"patch_id", "promoted_generation", b"promoted_generation", "rationale", b"rationale", "reason", b"reason", "rolled_back_generation", b"rolled_back_generation", "submitted_at_ms", b"submitted_at_ms", "tags", b"tags", "title", b"title", "trials", b"trials", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -431,6 +654,9 @@ class Best(_message.Message):
     AUTHOR_NAME_FIELD_NUMBER: _builtins.int
     PROMOTED_AT_MS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    UNDONE_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Counts promotions; 0 is the source the swarm started from."""
     commit: _builtins.str
@@ -446,6 +672,18 @@ class Best(_message.Message):
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """Median val_bpb of its trials, per hardware class; numbers of different classes do not compare."""
 
+    @_builtins.property
+    def confirmation(self) -> Global___Confirmation:
+        """What was measured of its promotion since; absent for generation 0 and a roll-back."""
+
+    @_builtins.property
+    def undone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Generations whose changes this one took back; empty for a promotion."""
+
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[Global___RollBackProposal]:
+        """Promotions in it that should be rolled back."""
+
     def __init__(
         self,
         *,
@@ -457,10 +695,13 @@ class Best(_message.Message):
         author_name: _builtins.str = ...,
         promoted_at_ms: _builtins.int = ...,
         scores: _abc.Iterable[Global___ClassScore] | None = ...,
+        confirmation: Global___Confirmation | None = ...,
+        undone: _abc.Iterable[_builtins.int] | None = ...,
+        proposals: _abc.Iterable[Global___RollBackProposal] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_name", b"author_name", "commit", b"commit", "generation", b"generation", "patch_id", b"patch_id", "promoted_at_ms", b"promoted_at_ms", "scores", b"scores", "source_sha256", b"source_sha256", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_name", b"author_name", "commit", b"commit", "confirmation", b"confirmation", "generation", b"generation", "patch_id", b"patch_id", "promoted_at_ms", b"promoted_at_ms", "proposals", b"proposals", "scores", b"scores", "source_sha256", b"source_sha256", "title", b"title", "undone", b"undone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,6 +717,7 @@ class ClassScore(_message.Message):
     VAL_BPB_FIELD_NUMBER: _builtins.int
     TRIALS_FIELD_NUMBER: _builtins.int
     SD_BPB_FIELD_NUMBER: _builtins.int
+    OWN_IMPROVEMENTS_FIELD_NUMBER: _builtins.int
     hardware_class: _builtins.str
     val_bpb: _builtins.float
     """Median over its trials."""
@@ -483,6 +725,10 @@ class ClassScore(_message.Message):
     """How many."""
     sd_bpb: _builtins.float
     """Seed-to-seed standard deviation of one trial on this class, as estimated now."""
+    @_builtins.property
+    def own_improvements(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwnImprovement]:
+        """Patches that help this class and harm another, the largest gain first."""
+
     def __init__(
         self,
         *,
@@ -490,11 +736,40 @@ class ClassScore(_message.Message):
         val_bpb: _builtins.float = ...,
         trials: _builtins.int = ...,
         sd_bpb: _builtins.float = ...,
+        own_improvements: _abc.Iterable[Global___OwnImprovement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware_class", b"hardware_class", "sd_bpb", b"sd_bpb", "trials", b"trials", "val_bpb", b"val_bpb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware_class", b"hardware_class", "own_improvements", b"own_improvements", "sd_bpb", b"sd_bpb", "trials", b"trials", "val_bpb", b"val_bpb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClassScore: _TypeAlias = ClassScore  # noqa: Y015
+
+@_typing.final
+class OwnImprovement(_message.Message):
+    """A patch that is one hardware class's own improvement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATCH_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    GAIN_BPB_FIELD_NUMBER: _builtins.int
+    patch_id: _builtins.str
+    title: _builtins.str
+    gain_bpb: _builtins.float
+    """Its gain on the class."""
+    def __init__(
+        self,
+        *,
+        patch_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        gain_bpb: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain_bpb", b"gain_bpb", "patch_id", b"patch_id", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnImprovement: _TypeAlias = OwnImprovement  # noqa: Y015

@@ -38,7 +38,7 @@ class Question:
     @property
     def scored(self) -> np.ndarray:
         """(n, T) bool: the targets that are text."""
-        scored: np.ndarray = self.byte_lengths[self.rows[:, 1:]] > 0
+        scored: np.ndarray = (self.byte_lengths > 0)[self.rows[:, 1:]]
         return scored
 
 
@@ -55,9 +55,12 @@ class Probes:
 
 def bits_per_byte(losses: np.ndarray, rows: np.ndarray, byte_lengths: np.ndarray) -> float:
     """Total nats / (ln 2 x total bytes) over the targets that are text; (n, T) losses of (n, T+1) rows."""
-    lengths = byte_lengths[rows[:, 1:]]
-    nats = losses.astype(np.float64)[lengths > 0].sum()
-    return float(nats / (math.log(2) * lengths.sum()))
+    nats, total_bytes = 0.0, 0
+    for part, claimed in zip(rows, losses, strict=True):  # one by one: all at once would take 140 MB for 2048 long rows
+        lengths = byte_lengths[part[1:]]
+        nats += float(claimed.astype(np.float64)[lengths > 0].sum())
+        total_bytes += int(lengths.sum())
+    return nats / (math.log(2) * total_bytes)
 
 
 def draw_probes(scored: np.ndarray, count: int, chance: np.random.Generator) -> list[Probes]:

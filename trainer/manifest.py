@@ -6,7 +6,6 @@ every other file, so two machines with the same pin train and examine on the sam
 
 import hashlib
 import json
-import mmap
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 
 from trainer.errors import DataDamagedError, DataMissingError, WrongDataError
 from trainer.files import file_sha256
+from trainer.shard import OpenFiles, StoredShard
 from trainer.tokenizer import MAX_VOCAB, Tokenizer, tokenizer_from_json
 
 MANIFEST_NAME = "manifest.json"
@@ -25,23 +25,6 @@ RESERVE_NAME = "reserve.bin"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 4_000_000  # 6542 shards make 1.8 MB
 MAX_SEQUENCE_LEN = 1 << 20
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One flat array of training tokens, memory-mapped, and where its documents begin.
-
-    `tokens` is (n,) uint16 without BOS; document i is `tokens[offsets[i] : offsets[i + 1]]`; `offsets` is uint64.
-    """
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-    mappings: tuple[mmap.mmap, ...] = ()  # what the arrays lie in, when that is a file
-
-    def forget(self) -> None:
-        """Take what was read out of this process's memory. It stays in the system's cache, and comes back when read."""
-        for mapping in self.mappings:
-            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -77,12 +60,12 @@ class Manifest:
     def tokenizer(self) -> Tokenizer:
         return tokenizer_from_json((self.data_dir / TOKENIZER_NAME).read_bytes())
 
-    def shards(self) -> tuple[Shard, ...]:
-        return tuple(self._shard(stem) for stem in self.train_shards)
-
-    def _shard(self, stem: str) -> Shard:
-        tokens, offsets = (_mapped(self.data_dir / f"{stem}.{kind}") for kind in ("bin", "idx"))
-        return Shard(np.frombuffer(tokens, dtype="<u2"), np.frombuffer(offsets, dtype="<u8"), (tokens, offsets))
+    def shards(self) -> tuple[StoredShard, ...]:
+        files = OpenFiles()
+        return tuple(
+            StoredShard(self.data_dir / f"{stem}.bin", self.data_dir / f"{stem}.idx", files)
+            for stem in self.train_shards
+        )
 
     def val_rows(self) -> np.ndarray:
         """(exam_rows, row_tokens) uint16: the fixed rows of every exam, each BOS and then consecutive text."""
@@ -158,16 +141,6 @@ def _parse(data_dir: Path, sha256: str, content: bytes) -> Manifest:
     if not manifest.is_possible():
         raise DataDamagedError(path, "holds numbers that cannot be")
     return manifest
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise DataMissingError(path.parent, path.name) from None
-    except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise DataDamagedError(path, f"cannot be mapped ({error})") from error
 
 
 def _read_bounded(path: Path, limit_bytes: int) -> bytes:

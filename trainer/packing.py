@@ -13,13 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from trainer.manifest import Shard
+from trainer.shard import Shard
 
 BUFFER_PIECES = 256  # candidates for best fit; upstream's 1000 packs no better on pieces this uniform
-
-# Mapped pages that were read count as this process's memory until they are given back, and Linux maps 16 of them around
-# each one that is missing: so many pieces hold at most 32 MB.
-FORGET_PIECES = 512
 
 _Piece = tuple[int, int, int, int]  # length, minus its arrival, shard, first token
 
@@ -90,7 +86,6 @@ class Packer:
         self._by_length: list[_Piece] = []  # sorted: by length, and among equals the oldest last
         self._by_age: deque[_Piece] = deque()  # the oldest first; some are gone already
         self._waiting: set[_Piece] = set()
-        self._read: list[int] = []  # shards of the pieces copied since the last forgetting
 
     def batch(self, rows: int) -> np.ndarray:
         """(rows, row_tokens) uint16: the next rows."""
@@ -104,20 +99,12 @@ class Packer:
         at, piece = 0, self._oldest()
         while True:
             length, _, shard, first = piece
-            row[at + 1 : at + 1 + length] = self._shards[shard].tokens[first : first + length]
-            self._note_read(shard)
+            self._shards[shard].copy(first, row[at + 1 : at + 1 + length])
             at += 1 + length
             room = len(row) - at - 1  # after another BOS
             if room < 1:
                 return
             piece = self._best_fit(room)
-
-    def _note_read(self, shard: int) -> None:
-        self._read.append(shard)
-        if len(self._read) >= FORGET_PIECES:
-            for each in set(self._read):
-                self._shards[each].forget()
-            self._read.clear()
 
     def _refill(self) -> None:
         while len(self._waiting) < BUFFER_PIECES:

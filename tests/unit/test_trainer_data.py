@@ -1,6 +1,7 @@
 """Preparing data: the same bytes everywhere, whole or not at all, damage noticed."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,30 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(DataDamagedError):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocab_size", 65_536),
+        ("vocab_size", 1),
+        ("bos_id", 1024),
+        ("sequence_len", 0),
+        ("exam_rows", 0),
+        ("train_shards", []),
+    ],
+)
+def test_a_manifest_with_impossible_numbers_is_refused(own_tiny: Path, name: str, value: object):
+    fields = json.loads((own_tiny / "manifest.json").read_bytes())
+    (own_tiny / "manifest.json").write_text(json.dumps(fields | {name: value}))
+    with pytest.raises(DataDamagedError, match="numbers"):
+        load_manifest(own_tiny)
+
+
+@pytest.mark.parametrize("vocab_size", [256, 65_536, 100_000])
+def test_a_vocabulary_that_cannot_be_stored_is_refused(vocab_size: int):
+    with pytest.raises(ValueError, match="uint16"):
+        train_tokenizer(["text"], vocab_size)
 
 
 def test_an_unknown_data_set_is_named_with_the_known_ones(tmp_path: Path):

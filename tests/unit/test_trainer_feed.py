@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from trainer.feed import Feed
-from trainer.manifest import Shard
 from trainer.packing import Packer
 from trainer.result import CURVE_POINTS, Outcome, TrialEnded
+from trainer.shard import MemoryShard
 from trainer.wire import Frame
 
 ROW = 9
@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def feed(clock: Clock) -> Feed:
-    shard = Shard(np.arange(5000, dtype="<u2"), np.array([0, 5000], dtype="<u8"))
+    shard = MemoryShard(np.arange(5000, dtype="<u2"), np.array([0, 5000], dtype="<u8"))
     packer = Packer([shard], row_tokens=ROW, bos_id=60_000, seed=1)
     return Feed(packer, row_tokens=ROW, budget_s=10.0, max_rows=100, clock=clock)
 
@@ -111,7 +111,7 @@ def test_another_kind_of_message_ends_the_trial(feed):
 
 
 def test_packing_ahead_changes_nothing_but_when(clock, feed):
-    shard = Shard(np.arange(5000, dtype="<u2"), np.array([0, 5000], dtype="<u8"))
+    shard = MemoryShard(np.arange(5000, dtype="<u2"), np.array([0, 5000], dtype="<u8"))
     plain = Packer([shard], row_tokens=ROW, bos_id=60_000, seed=1)
     for _ in range(5):
         assert feed.answer(want()).payload == plain.batch(4).tobytes()

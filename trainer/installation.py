@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from trainer.errors import MachineError
+from trainer.gpus import leased_gpu
 
 PACKAGE = Path(__file__).resolve().parent
 CHILD_MODULES = ("__init__.py", "child.py", "errors.py", "session.py", "wire.py")
@@ -86,7 +87,8 @@ def environment(installation: Installation, home: Path, *, threads: int, device:
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning at barriers costs 65-fold when another program wants the core
         "MKL_DYNAMIC": "FALSE",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # one of the two settings under which cuBLAS repeats itself exactly
-        "CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:") if device.startswith("cuda:") else "0",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": gpu.name if (gpu := leased_gpu(device)) is not None else "",
     }
 
 

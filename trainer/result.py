@@ -1,7 +1,6 @@
 """The words of a trial: what is asked for, what is allowed, how it went. Values only; `trial.py` does the work."""
 
 import enum
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,12 +136,3 @@ class TrialEnded(Exception):  # noqa: N818  (not an error: how a stage says that
 def processes_allowed(device: str) -> int:
     """A CPU trial needs one process; compilers of GPU kernels start workers, an assembler, a linker."""
     return 1 if device == "cpu" else 256
-
-
-def gpu_device_nodes(device: str) -> tuple[str, ...]:
-    """The device nodes of the one GPU that `device` names; none for cpu and mps."""
-    if not device.startswith("cuda") or sys.platform != "linux":
-        return ()
-    index = device.removeprefix("cuda").removeprefix(":") or "0"
-    shared = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
-    return tuple(node for node in (f"/dev/nvidia{index}", *shared) if Path(node).exists())

@@ -18,6 +18,7 @@ from trainer.agreement import Question, bits_per_byte, draw_probes, judge_traine
 from trainer.examiner import INTERVIEW_SHARE, Examiner
 from trainer.feed import Feed
 from trainer.folder import remove_tree
+from trainer.gpus import leased_gpu
 from trainer.installation import Installation, lay_out
 from trainer.log import LogTail, anonymous
 from trainer.manifest import Manifest
@@ -29,7 +30,6 @@ from trainer.result import (
     TrialProgress,
     TrialResult,
     TrialSpec,
-    gpu_device_nodes,
     processes_allowed,
 )
 from trainer.source import source_problem
@@ -259,7 +259,7 @@ class Stages:
             file_bytes=file_bytes,
             processes=processes_allowed(spec.device),
             cpu_s=int(allowed_s * max(spec.threads, 1 if spec.device == "cpu" else 16)) + 30,
-            gpu_devices=gpu_device_nodes(spec.device),
+            gpu_devices=gpu.nodes if (gpu := leased_gpu(spec.device)) is not None else (),
         )
         child = Child(
             role,

@@ -182,6 +182,18 @@ def test_opening_for_reading_never_truncates(machine):
     assert filtered("openat", 0, 0, write_only | truncate) == filtered("openat", 0, 0, read_only) == ALLOW
 
 
+def test_which_pages_of_a_file_are_in_memory_is_neither_told_nor_settled(machine):
+    """Two exam processes read the same libraries, one after the other."""
+    filtered = Filtered(machine)
+    no_wait, cold, page_out, not_needed, huge = 8, 20, 21, 4, 14
+    assert filtered("mincore") == EPERM
+    assert filtered("fadvise64") == filtered("readahead") == 0  # pretended
+    assert filtered("preadv2", 3, 0, 1, 0, 0, 0) == ALLOW
+    assert filtered("preadv2", 3, 0, 1, 0, 0, no_wait) == filtered("pwritev2", 3, 0, 1, 0, 0, no_wait) == 95
+    assert filtered("madvise", 0, 0, not_needed) == filtered("madvise", 0, 0, huge) == ALLOW
+    assert filtered("madvise", 0, 0, cold) == filtered("madvise", 0, 0, page_out) == EINVAL
+
+
 def test_process_attributes_that_undo_protection_are_unknown(machine):
     filtered = Filtered(machine)
     set_death_signal, set_name, set_dumpable, set_filter, set_subreaper, set_tracer = 1, 15, 4, 22, 36, 0x59616D61

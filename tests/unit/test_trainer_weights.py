@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from trainer.errors import MachineError, NoSpaceError
 from trainer.folder import remove_tree, trial_folder
 from trainer.result import Outcome, TrialEnded
-from trainer.weights import take_weights
+from trainer.weights import seal_weights, take_weights
 
 LIMIT = 100_000
 
@@ -39,6 +39,26 @@ def test_sound_weights_are_copied_and_named_by_their_digest(tmp_path):
     assert taken.path.read_bytes() == path.read_bytes()
     assert taken.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert taken.size_bytes == path.stat().st_size
+
+
+def test_what_is_taken_is_what_was_sealed(tmp_path):
+    path = written(tmp_path)
+    sealed = seal_weights(path, LIMIT)
+    assert take_weights(path, tmp_path / "same", LIMIT, sealed).sha256 == sealed
+    with path.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x01")
+    with pytest.raises(TrialEnded) as caught:
+        take_weights(path, tmp_path / "changed", LIMIT, sealed)
+    assert caught.value.outcome is Outcome.DISQUALIFIED
+    assert caught.value.reason == "the weights were changed after they were handed over"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")])
+def test_only_a_plain_file_is_sealed(tmp_path, make):
+    make(tmp_path / "odd")
+    with pytest.raises(TrialEnded):
+        seal_weights(tmp_path / "odd", LIMIT)
 
 
 def test_no_weights_is_a_crash(tmp_path):

@@ -10,6 +10,9 @@ Beyond the plain list:
   what makes one `kill` reach them all at once (see `supervisor.py`). Worker pools call `setsid` and carry on.
 - `chmod` likewise: Landlock does not mediate it, so it could spoil files outside, while tools that use it on their own
   output do not depend on it. `utime`, `chown` and extended attributes are not mediated either, and fail.
+- What tells or settles which pages of a file are in memory is refused or pretended: `mincore`, `fadvise64`,
+  `readahead`, reads that do not wait, advice to drop pages. One candidate could leave a message for the next in the
+  libraries that both read. What a slow read still tells is said in docs/decisions/exam.md.
 - One process: starting another fails with EPERM. `clone3` is always ENOSYS, since a filter cannot read its arguments;
   the C library then uses `clone`, whose flags can be read.
 
@@ -28,9 +31,9 @@ from trainer.sandbox.syscalls import ARCHITECTURES
 _ALLOWED = """
 read write open openat close stat fstat lstat newfstatat statx poll ppoll lseek mmap mprotect munmap brk rt_sigaction
 rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pread64 pwrite64 readv writev preadv
-pwritev preadv2 pwritev2 access faccessat faccessat2 pipe pipe2 select pselect6 sched_yield mremap msync mincore madvise
+pwritev access faccessat faccessat2 pipe pipe2 select pselect6 sched_yield mremap msync
 dup dup2 dup3 pause nanosleep clock_nanosleep getitimer setitimer alarm getpid gettid getppid sendfile exit exit_group
-wait4 waitid uname flock fsync fdatasync ftruncate fallocate fadvise64 readahead getdents64 getdents getcwd chdir fchdir
+wait4 waitid uname flock fsync fdatasync ftruncate fallocate getdents64 getdents getcwd chdir fchdir
 rename renameat renameat2 mkdir mkdirat rmdir creat unlink unlinkat link linkat readlink readlinkat umask gettimeofday
 time times getrlimit setrlimit getrusage sysinfo getuid getgid geteuid getegid getresuid getresgid getgroups getpgrp
 getpgid getsid capget statfs fstatfs sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min
@@ -41,17 +44,17 @@ timer_settime timer_gettime timer_getoverrun timer_delete clock_gettime clock_ge
 copy_file_range membarrier rseq getcpu execve get_mempolicy set_mempolicy mbind pkey_alloc pkey_free pkey_mprotect
 close_range map_shadow_stack
 """.split()  # noqa: SIM905 - as above
-_PRETENDED = "setsid setpgid chmod fchmod fchmodat fchmodat2".split()  # noqa: SIM905 - as above
+_PRETENDED = "setsid setpgid chmod fchmod fchmodat fchmodat2 fadvise64 readahead".split()  # noqa: SIM905 - as above
 # Named only so that the error reads "not permitted" rather than "not implemented".
 _FORBIDDEN = """
 socket connect bind ptrace process_vm_readv process_vm_writev rt_sigqueueinfo rt_tgsigqueueinfo tkill pidfd_send_signal
 pidfd_getfd mount umount2 pivot_root chroot unshare setns keyctl add_key request_key bpf perf_event_open userfaultfd
 io_uring_setup kexec_load init_module finit_module truncate symlink symlinkat mknod mknodat personality chown fchown
-lchown fchownat utime utimes futimesat utimensat seccomp
+lchown fchownat utime utimes futimesat utimensat seccomp mincore
 """.split()  # noqa: SIM905 - as above
 _PAIR_CALLS = "sendto recvfrom sendmsg recvmsg shutdown getsockopt getsockname".split()  # noqa: SIM905 - as above
 
-_EPERM, _EINVAL = 1, 22
+_EPERM, _EINVAL, _EOPNOTSUPP = 1, 22, 95
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
@@ -63,6 +66,8 @@ _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x540F)  # terminal qu
 _GPU_IOCTL_TYPES = (0x46, 0x4B, 0x64)  # NVIDIA's, AMD's compute, the kernel's graphics
 _UVM_IOCTL = (0x30000001, 0x30000002)
 _UVM_HIGHEST = 0xFFF  # NVIDIA's unified memory numbers its other calls from 1, with no type
+
+_MADV_COLD, _MADV_PAGEOUT = 20, 21
 
 _CLONE_THREAD, _CLONE_PARENT, _CLONE_NAMESPACES = 0x10000, 0x8000, 0x7E020000
 _O_ACCMODE_AND_TRUNC, _O_RDONLY_AND_TRUNC = 0o1003, 0o1000
@@ -124,6 +129,8 @@ def _bodies(wanted: Filter) -> dict[str, _Instructions]:
     bodies |= {name: _verdict(_ERRNO) for name in _PRETENDED}
     bodies |= {name: _verdict(_ERRNO | _EPERM) for name in _FORBIDDEN}
     bodies |= {name: _unless(2 if name == "openat" else 1) for name in ("open", "openat")}
+    bodies |= {name: _one_of(5, (0,), _EOPNOTSUPP) for name in ("preadv2", "pwritev2")}
+    bodies["madvise"] = _none_of(2, (_MADV_COLD, _MADV_PAGEOUT), _EINVAL)
     bodies |= {"prctl": _one_of(0, _PRCTL, _EINVAL), "fcntl": _one_of(1, _FCNTL, _EPERM), "ioctl": _ioctl(wanted.gpu)}
     return bodies | _starting(wanted) | _reaching(wanted) | _pairs(wanted)
 
@@ -187,6 +194,13 @@ def _one_of(argument: int, values: tuple[int, ...], error: int) -> _Instructions
     for value in values:
         body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
     return body + _verdict(_ERRNO | error)
+
+
+def _none_of(argument: int, values: tuple[int, ...], error: int) -> _Instructions:
+    body: _Instructions = [_argument(argument)]
+    for value in values:
+        body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | error)]
+    return body + _verdict(_ALLOW)
 
 
 def _verdict(value: int) -> _Instructions:

@@ -197,6 +197,25 @@ call("memfd_secret", 447, 0)
     assert reached(sandbox, program) == ""
 
 
+def test_which_pages_of_a_library_are_in_memory_cannot_be_asked_or_changed(sandbox):
+    program = """
+import mmap
+file = open(os.__file__, "rb")
+size = os.fstat(file.fileno()).st_size
+pages = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(bytearray(1))))
+attempt("read without waiting", lambda: os.preadv(file.fileno(), [bytearray(9)], 0, 8))
+attempt("advise out", lambda: pages.madvise(21))
+attempt("advise cold", lambda: pages.madvise(20))
+x86 = os.uname().machine == "x86_64"
+call("mincore", 27 if x86 else 232, address, 4096, ctypes.create_string_buffer(1))
+call("cachestat", 451, file.fileno(), None, None, 0)
+call("process_madvise", 440, 0, None, 0, 21, 0)
+assert os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED) is None  # pretended
+"""
+    assert reached(sandbox, program) == ""
+
+
 def test_other_processes_are_neither_seen_nor_touched(sandbox, bystander):
     program = """
 import resource, signal

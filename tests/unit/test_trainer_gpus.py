@@ -1,0 +1,58 @@
+"""A lease names one GPU: its node and its name, however the driver and the CUDA library count."""
+
+import pytest
+
+from trainer.gpus import Gpu, leased_gpu
+
+INFORMATION = """Model: \t\t NVIDIA GeForce RTX 3060
+IRQ:   \t\t 0
+GPU UUID: \t {name}
+Video BIOS: \t 94.06.14.00.9b
+Bus Type: \t PCIe
+Bus Location: \t {address}
+Device Minor: \t {minor}
+GPU Excluded:\t No
+"""
+FIRST, SECOND = "GPU-11111111-2222-3333-4444-555555555555", "GPU-99999999-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Two GPUs whose device nodes are numbered against the order of their addresses, as happens."""
+    for address, name, minor in (("0000:0a:00.0", FIRST, 1), ("0000:41:00.0", SECOND, 0)):
+        (tmp_path / "driver" / address).mkdir(parents=True)
+        (tmp_path / "driver" / address / "information").write_text(
+            INFORMATION.format(name=name, address=address, minor=minor)
+        )
+    (tmp_path / "dev").mkdir()
+    for node in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"):
+        (tmp_path / "dev" / node).touch()
+    return tmp_path / "driver", tmp_path / "dev"
+
+
+@pytest.mark.parametrize(
+    ("device", "node", "name"),
+    [("cuda", "nvidia1", FIRST), ("cuda:0", "nvidia1", FIRST), ("cuda:1", "nvidia0", SECOND)],
+)
+def test_only_the_leased_gpu_is_given(machine, device, node, name):
+    driver, nodes = machine
+    assert leased_gpu(device, driver, nodes) == Gpu(
+        tuple(str(nodes / each) for each in (node, "nvidiactl", "nvidia-uvm")), name
+    )
+
+
+@pytest.mark.parametrize("text", [None, "", "Device Minor: x\n", "GPU UUID: \t GPU-0\n"])
+def test_a_driver_that_says_nothing_is_taken_by_numbers(machine, tmp_path, text):
+    driver = tmp_path / "other"
+    if text is not None:
+        (driver / "0000:01:00.0").mkdir(parents=True)
+        (driver / "0000:01:00.0" / "information").write_text(text)
+    found = leased_gpu("cuda:1", driver, machine[1])
+    assert found.name == "1"
+    assert found.nodes[0].endswith("nvidia1")
+    assert len(found.nodes) == 3
+
+
+def test_no_gpu_is_given_to_other_devices(machine):
+    assert leased_gpu("cpu", *machine) is None
+    assert leased_gpu("mps", *machine) is None

@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits, text
 from autoresearch.digest import sha256_hex
+from autoresearch.hardware import setting
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
 from coordinator import leasing
 from coordinator.intake import packed
 from coordinator.journal import Draft, Journal, Note
-from coordinator.model import Lease, Machine, Order, Progress, Trial, setting
+from coordinator.model import Lease, Machine, Order, Progress, Trial
 from coordinator.records import Records, Swarm
 from coordinator.settling import UNDECIDED
 from coordinator.store import Append, Bump, Holds, Operation, Put, Rank

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autoresearch import envelope, limits, text
 from autoresearch.digest import is_machine_id, sha256_hex
+from autoresearch.hardware import hardware_class, setting
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
@@ -15,7 +16,7 @@ from autoresearch.v1.trial_pb2 import Hardware
 from coordinator import admission, merging
 from coordinator.journal import Journal, Note
 from coordinator.lineage import Lineage
-from coordinator.model import Identity, Machine, Patch, hardware_class, setting
+from coordinator.model import Identity, Machine, Patch
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
 from coordinator.settling import UNDECIDED

@@ -93,6 +93,24 @@ def _is_entry(value: object) -> bool:
     return isinstance(value, dict) and {name: type(item) for name, item in value.items()} == _TYPES
 
 
+def read(line: bytes, head: Head) -> tuple[Entry, Head]:
+    """The entry that comes after `head`, and the head after it.
+
+    Raises:
+        LedgerError: it does not parse, is out of order or breaks the chain.
+    """
+    try:
+        entry = parse(line)
+    except ValueError as error:
+        raise LedgerError(head.length, str(error)) from error
+    if entry.seq != head.length:
+        raise LedgerError(head.length, f"carries the sequence number {entry.seq}")
+    if entry.prev != head.last_sha256:
+        before = f"entry {head.length - 1}: one of the two was changed" if head.length else "64 zeros as the first does"
+        raise LedgerError(head.length, f"does not continue {before}")
+    return entry, Head(head.length + 1, sha256_hex(line))
+
+
 def verify(lines: Iterable[bytes], head: Head = EMPTY) -> Head:
     """Checks the chain from `head` on and returns the head after the last line.
 
@@ -100,16 +118,5 @@ def verify(lines: Iterable[bytes], head: Head = EMPTY) -> Head:
         LedgerError: names the first entry that does not parse, is out of order or breaks the chain.
     """
     for line in lines:
-        try:
-            entry = parse(line)
-        except ValueError as error:
-            raise LedgerError(head.length, str(error)) from error
-        if entry.seq != head.length:
-            raise LedgerError(head.length, f"carries the sequence number {entry.seq}")
-        if entry.prev != head.last_sha256:
-            before = (
-                f"entry {head.length - 1}: one of the two was changed" if head.length else "64 zeros as the first does"
-            )
-            raise LedgerError(head.length, f"does not continue {before}")
-        head = Head(head.length + 1, sha256_hex(line))
+        _, head = read(line, head)
     return head

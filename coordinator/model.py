@@ -1,4 +1,4 @@
-"""The records of a swarm as values, and the names things are compared by. Pure: no I/O, no clock.
+"""The records of a swarm as values. Pure: no I/O, no clock.
 
 Records are what the store holds as JSON; what was signed stays in the ledger as the bytes that were signed.
 """
@@ -7,11 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar
-
-from autoresearch.digest import sha256_hex
-from autoresearch.v1.trial_pb2 import Hardware, Software
-
-GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +197,3 @@ class Progress(Record):
     share: float
     step: int
     loss: float
-
-
-def hardware_class(hardware: Hardware) -> str:
-    """What a result is comparable within: device name and memory; for a CPU its threads too, which decide its speed."""
-    name = " ".join(hardware.device_name.split()) or "unknown"
-    gib = max(1, round(hardware.device_memory_bytes / GIB))
-    if hardware.device_kind == "cpu":
-        plural = "" if hardware.threads == 1 else "s"
-        return f"CPU {name}, {hardware.threads} thread{plural}"
-    return f"{name} {gib} GB"
-
-
-def setting(hardware: Hardware, software: Software) -> str:
-    """What must not change between a candidate's trial and its baselines, as 16 hex digits: driver, torch, client."""
-    return sha256_hex("\0".join((hardware.driver, software.torch, software.client)).encode())[:16]

@@ -1,0 +1,209 @@
+"""What people and machines signed for, against what a ledger says of it: every envelope, every fact taken from one.
+
+A coordinator can write what it likes into an entry's body; it cannot sign for anybody else. So each fact is held
+against the bytes that its author signed: who, which source, what was measured, which order it answers. Pure, shared by
+both sides. Left out: the chain and the checkpoints, and what follows from the facts.
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from autoresearch import envelope
+from autoresearch.digest import key_id, sha256_hex
+from autoresearch.envelope import EnvelopeError, Verified
+from autoresearch.hardware import hardware_class, setting
+from autoresearch.v1.challenge_pb2 import Challenge
+from autoresearch.v1.envelope_pb2 import Envelope
+from autoresearch.v1.identity_pb2 import Enrolment
+from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
+from autoresearch.v1.trial_pb2 import OUTCOME_COMPLETED, OUTCOME_TIMED_OUT, Order, Outcome, Result
+
+# A busy machine makes a score worse or a hand-over late; it makes no candidate crash and no model fail the exam.
+BELIEVED_ONLY_UNDISTURBED = (OUTCOME_COMPLETED, OUTCOME_TIMED_OUT)
+
+
+class AttestError(Exception):
+    """An entry that says something else than was signed for."""
+
+
+def outcome_word(outcome: "Outcome.ValueType") -> str:
+    """An outcome as ledger entries name it."""
+    return Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
+
+
+@dataclass(slots=True)
+class Attestations:
+    """Takes a ledger's entries one after the other, from the first."""
+
+    swarm_id: str = ""
+    coordinator_id: str = ""  # key id of the coordinator's key
+    _challenge_sha256: str = ""
+    _trial_code_sha256: str = ""
+    _taken: int = 0
+    _authors: dict[str, str] = field(default_factory=dict)  # patch -> author
+    _sources: dict[str, str] = field(default_factory=dict)  # patch -> candidate
+    _machines: dict[str, str] = field(default_factory=dict)  # machine -> identity
+    _identities: set[str] = field(default_factory=set)
+    _results: set[bytes] = field(default_factory=set)
+    _leases: set[str] = field(default_factory=set)
+    _bests: set[str] = field(default_factory=set)  # sources that were the best
+
+    def take(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Checks the next entry.
+
+        Raises:
+            AttestError: what it says was not signed for, or its signature does not hold.
+        """
+        if (kind == "genesis") != (self._taken == 0):
+            raise AttestError("a ledger has one genesis entry, its first")
+        check = _CHECKS.get(kind)
+        try:
+            if check is not None:
+                check(self, body)
+            elif "envelope" in body:
+                self._any(body)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AttestError(f"its body is not that of a {kind}: {error!r}") from error
+        except (EnvelopeError, DecodeError) as error:
+            raise AttestError(f"its envelope does not hold: {error}") from error
+        self._taken += 1
+
+    def _genesis(self, body: Mapping[str, Any]) -> None:
+        data = b64decode(body["challenge"])
+        challenge = Challenge.FromString(data)
+        self.swarm_id = body["swarm_id"]
+        self.coordinator_id = key_id(bytes.fromhex(body["coordinator_key"]))
+        self._challenge_sha256, self._trial_code_sha256 = sha256_hex(data), challenge.trial_code_sha256
+        source = sha256_hex(body["source"].encode())
+        _same("source", source, body["source_sha256"])
+        _same("base source of the challenge", challenge.base_source_sha256, source)
+        self._bests.add(source)
+
+    def _identity(self, body: Mapping[str, Any]) -> None:
+        signed = _unpacked(body)
+        if signed.payload_type == envelope.PATCH:  # an author whom nobody knew
+            submission, verified = envelope.open_as(signed, envelope.PATCH, PatchSubmission)
+            said = (submission.author_name or verified.signer_id[:8], "", "")
+            swarm_id = submission.swarm_id
+        else:
+            enrolment, verified = envelope.open_as(signed, envelope.ENROLMENT, Enrolment)
+            known = hardware_class(enrolment.hardware) if enrolment.machine_id else ""
+            said, swarm_id = (enrolment.name, enrolment.machine_id, known), enrolment.swarm_id
+        self._addressed(swarm_id, verified, body["identity_id"])
+        for what, own in zip(("name", "machine_id", "hardware_class"), said, strict=True):
+            _same(what, own, body[what])
+        self._identities.add(verified.signer_id)
+        machine_id = body["machine_id"]
+        if machine_id and self._machines.setdefault(machine_id, verified.signer_id) != verified.signer_id:
+            raise AttestError(f"machine {machine_id} was enrolled by another identity before")
+
+    def _patch(self, body: Mapping[str, Any]) -> None:
+        submission, verified = envelope.open_as(_unpacked(body), envelope.PATCH, PatchSubmission)
+        self._addressed(submission.swarm_id, verified, body["author_id"])
+        _same("patch_id", sha256_hex(verified.payload)[:16], body["patch_id"])
+        _same("title", submission.title, body["title"])
+        if body["patch_id"] in self._authors:
+            raise AttestError(f"patch {body['patch_id']} was taken before")
+        self._authors[body["patch_id"]] = body["author_id"]
+        self._sources[body["patch_id"]] = body["candidate_sha256"]
+
+    def _withdrawal(self, body: Mapping[str, Any]) -> None:
+        message, verified = envelope.open_as(_unpacked(body), envelope.WITHDRAWAL, Withdrawal)
+        self._addressed(message.swarm_id, verified, self._authors[body["patch_id"]])
+        _same("patch_id", message.patch_id, body["patch_id"])
+
+    def _promotion(self, body: Mapping[str, Any]) -> None:
+        if "source" in body:
+            _same("source", sha256_hex(body["source"].encode()), body["source_sha256"])
+        self._bests.add(body["source_sha256"])
+
+    def _rollback(self, body: Mapping[str, Any]) -> None:
+        _same("source", sha256_hex(body["source"].encode()), body["source_sha256"])
+        self._bests.add(body["source_sha256"])
+
+    def _result(self, body: Mapping[str, Any]) -> None:
+        result, verified = envelope.open_as(_unpacked(body), envelope.RESULT, Result)
+        self._addressed(result.swarm_id, verified, body["identity_id"])
+        digest = sha256_hex(verified.payload)
+        _same("result_sha256", digest, body["result_sha256"])
+        payload = b64decode(body["order_payload"])
+        _same("order", result.order_sha256, sha256_hex(payload))
+        order = Order.FromString(payload)
+        self._answers(result, order, body)
+        disturbed = bool(result.disturbed) and result.outcome in BELIEVED_ONLY_UNDISTURBED
+        said = {
+            "outcome": outcome_word(result.outcome),
+            "val_bpb": result.val_bpb if result.HasField("val_bpb") else None,
+            "train_ms": result.train_ms,
+            "disturbed": disturbed,
+            "tokens": result.tokens_served,
+            "setting": setting(result.hardware, result.software),
+        }
+        for what, own in said.items():
+            _same(what, own, body[what])
+        if bytes.fromhex(digest) in self._results or body["lease_id"] in self._leases:
+            raise AttestError("the result, or one for the same lease, was counted before")
+        self._results.add(bytes.fromhex(digest))
+        self._leases.add(body["lease_id"])
+
+    def _answers(self, result: Result, order: Order, body: Mapping[str, Any]) -> None:
+        """The result answers the order, and the entry says so."""
+        for what in ("lease_id", "machine_id", "source_sha256"):
+            _same(what, getattr(result, what), body[what])
+            _same(f"{what} of the order", getattr(order, what), body[what])
+        _same("identity of the order", order.identity_id, body["identity_id"])
+        _same("hardware class of the order", order.hardware_class, body["hardware_class"])
+        _same("order_id", sha256_hex(body["order_id"].encode())[:32], order.order_id)
+        _same("seed", result.seed, order.seed)
+        for message in (result, order):
+            _same("swarm", message.swarm_id, self.swarm_id)
+            _same("challenge", message.challenge_sha256, self._challenge_sha256)
+            _same("trial code", message.trial_code_sha256, self._trial_code_sha256)
+        _same("owner of the machine", self._machines.get(body["machine_id"]), body["identity_id"])
+        if body["patch_id"]:
+            _same("candidate of the patch", self._sources.get(body["patch_id"]), body["source_sha256"])
+            if self._authors[body["patch_id"]] == body["identity_id"]:
+                raise AttestError("an author's own machine ran the patch")
+        elif body["source_sha256"] not in self._bests:
+            raise AttestError("a baseline of a source that never was the best")
+
+    def _any(self, body: Mapping[str, Any]) -> None:
+        signed = _unpacked(body)
+        envelope.verify(signed, signed.payload_type)
+
+    def _addressed(self, swarm_id: str, verified: Verified, who: str) -> None:
+        _same("signer", verified.signer_id, who)
+        _same("swarm", swarm_id, self.swarm_id)
+
+
+def _unpacked(body: Mapping[str, Any]) -> Envelope:
+    try:
+        return Envelope.FromString(b64decode(body["envelope"], validate=True))
+    except binascii.Error as error:
+        raise AttestError("its envelope is not base64") from error
+
+
+def _same(what: str, signed: object, said: object) -> None:
+    if signed != said or type(signed) is not type(said):
+        raise AttestError(f"{what}: {_short(signed)} was signed for, and the entry says {_short(said)}")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_CHECKS: Mapping[str, Callable[[Attestations, Mapping[str, Any]], None]] = {
+    "genesis": Attestations._genesis,
+    "identity": Attestations._identity,
+    "patch": Attestations._patch,
+    "withdrawal": Attestations._withdrawal,
+    "promotion": Attestations._promotion,
+    "rollback": Attestations._rollback,
+    "result": Attestations._result,
+}

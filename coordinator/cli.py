@@ -1,10 +1,11 @@
 """The operator's command line: asks the program, reports, exits. Every error is one line that says what to do."""
 
 import asyncio
+import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from coordinator import main as program
+from coordinator import upkeep
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import CoordinatorError
 from coordinator.rule import PRESETS
@@ -27,6 +29,9 @@ DATA = click.option(
     show_default=True,
     help="Folder of the swarm: keys, ledger, lineage, embedded store.",
 )
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 
 
 class _Commands(click.Group):
@@ -97,6 +102,36 @@ def _announce(running: program.Running) -> None:
     click.echo(f"lineage    {running.lineage} (branch best)")
     click.echo(f"join       autoresearch-volunteer join '{running.address}'")
     click.echo("serving; Ctrl-C stops")
+
+
+@main.command()
+@DATA
+@JSON
+def verify(data_dir: Path, as_json: bool) -> None:
+    """Go through the ledger: chain, form, signatures, checkpoints. A running coordinator is not disturbed."""
+    found = upkeep.verify(data_dir)
+    facts = {**asdict(found), "root": found.root.hex()}
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"the ledger of swarm {found.swarm_id} holds: {found.entries} entries, {found.checkpoints} checkpoints")
+    click.echo(f"signed by  {found.coordinator_id}")
+    click.echo(f"last line  {found.last_sha256}")
+    click.echo(f"tree root  {found.root.hex()}")
+
+
+@main.command()
+@DATA
+@click.option("--store", "store_url", default="", help="Address of an empty store [an embedded server in the folder].")
+@JSON
+def rebuild(data_dir: Path, store_url: str, as_json: bool) -> None:
+    """Make store and lineage again from the ledger in the folder, which may hold neither."""
+    made = upkeep.rebuild(data_dir, store_url, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(asdict(made)))
+        return
+    click.echo(f"swarm {made.swarm_id} is made again from {made.entries} entries")
+    click.echo(f"{made.patches} patches, {made.results} results, generation {made.generation} at {made.commit}")
 
 
 @main.command()

@@ -12,33 +12,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits, text
 from autoresearch.digest import sha256_hex
-from autoresearch.hardware import setting
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
-from coordinator import leasing
+from coordinator import accepting, leasing
 from coordinator.intake import packed
 from coordinator.journal import Draft, Journal, Note
-from coordinator.model import Lease, Machine, Order, Progress, Trial
+from coordinator.model import Lease, Machine, Order, Progress
 from coordinator.records import Records, Swarm
 from coordinator.settling import UNDECIDED
-from coordinator.store import Append, Bump, Holds, Operation, Put, Rank
+from coordinator.store import Holds
 
 ENDED_KEPT_MS = 7 * 24 * 3600 * 1000  # an ended lease is remembered this long for a late result
 SWEEP = 1000  # leases looked at in one sweep
 ACCEPTED = ResultStatus.RESULT_STATUS_ACCEPTED
 DUPLICATE = ResultStatus.RESULT_STATUS_DUPLICATE
 REFUSED = ResultStatus.RESULT_STATUS_REFUSED
-OUTCOMES = {
-    trial_pb2.OUTCOME_COMPLETED: "completed",
-    trial_pb2.OUTCOME_CRASHED: "crashed",
-    trial_pb2.OUTCOME_OUT_OF_MEMORY: "out_of_memory",
-    trial_pb2.OUTCOME_TIMED_OUT: "timed_out",
-    trial_pb2.OUTCOME_DISQUALIFIED: "disqualified",
-    trial_pb2.OUTCOME_ABORTED: "aborted",
-}
-# A busy machine makes a score worse or a hand-over late; it makes no candidate crash and no model fail the exam.
-BELIEVED_ONLY_UNDISTURBED = (trial_pb2.OUTCOME_COMPLETED, trial_pb2.OUTCOME_TIMED_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +199,16 @@ class Dispatch:
         order = await self._records.order(lease.order_id)
         if order is None:
             return Receipt(digest, REFUSED, "its order is gone")
-        trial = _trial(result, digest, lease, order, self._now_ms())
+        trial = accepting.trial_of(
+            result,
+            digest,
+            order_id=order.order_id,
+            identity_id=lease.identity_id,
+            machine_id=lease.machine_id,
+            hardware_class=lease.hardware_class,
+            patch_id=order.patch_id,
+            accepted_at_ms=self._now_ms(),
+        )
         body = {
             "result_sha256": digest,
             "lease_id": lease.lease_id,
@@ -235,8 +233,7 @@ class Dispatch:
         async def entered(seq: int) -> Draft:
             operations = [
                 *change.operations,
-                *_record(replace(trial, entry=seq), order, result.log_tail),
-                Put("results", digest, order.patch_id.encode()),
+                *accepting.recorded(replace(trial, entry=seq), order.base_sha256, result.log_tail),
             ]
             return Draft([Note("result", body)], guards, operations, trial.accepted_at_ms)
 
@@ -251,41 +248,3 @@ class Dispatch:
                 "it is too late: the lease ended, and another machine has its order or nobody wants it any more",
             )
         return await self.accept(signed)  # another delivery of it was quicker, or the lease changed: look again
-
-
-def _record(trial: Trial, order: Order, log_tail: str) -> list[Operation]:
-    name = f"trials:{trial.patch_id}" if trial.patch_id else f"baselines:{trial.source_sha256}"
-    log = text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS).encode()
-    kept: list[Operation] = [Put("logs", trial.result_sha256, log)] if log and trial.outcome != "completed" else []
-    if trial.patch_id:  # whose verdicts hang on the identity, and on the machine's baselines
-        kept += [
-            Rank(f"jury:{trial.identity_id}", trial.patch_id, trial.entry),
-            Rank(f"ran:{order.base_sha256}:{trial.machine_id}", trial.patch_id, trial.entry),
-        ]
-    return [
-        *kept,
-        Append(name, trial.to_bytes()),
-        Bump("trials", trial.identity_id, 1),
-        Bump("train_ms", trial.identity_id, trial.train_ms),
-        Rank("seen", trial.machine_id, trial.accepted_at_ms),
-    ]
-
-
-def _trial(result: trial_pb2.Result, digest: str, lease: Lease, order: Order, now_ms: int) -> Trial:
-    return Trial(
-        result_sha256=digest,
-        order_id=order.order_id,
-        identity_id=lease.identity_id,
-        machine_id=lease.machine_id,
-        hardware_class=lease.hardware_class,
-        source_sha256=order.source_sha256,
-        patch_id=order.patch_id,
-        outcome=OUTCOMES[result.outcome],
-        val_bpb=result.val_bpb if result.HasField("val_bpb") else None,
-        train_ms=result.train_ms,
-        disturbed=bool(result.disturbed) and result.outcome in BELIEVED_ONLY_UNDISTURBED,
-        accepted_at_ms=now_ms,
-        reason=text.clean_line(result.reason, limits.REASON_CHARACTERS),
-        tokens=result.tokens_served,
-        setting=setting(result.hardware, result.software),
-    )

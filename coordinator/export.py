@@ -94,7 +94,7 @@ class LedgerExport:
                 differs from it, or a segment is missing.
         """
         try:
-            self._lock = await asyncio.to_thread(_lock, self.path)
+            self._lock = await asyncio.to_thread(lock, self.path)
             self._live = await asyncio.to_thread(_open, self.path)
             segments.remove_partials(self.path.parent)
             self.closed = await asyncio.to_thread(segments.load, self.path.parent, self.segment_entries)
@@ -294,7 +294,7 @@ class LedgerExport:
         return self._live
 
 
-def _lock(path: Path) -> BinaryIO:
+def lock(path: Path) -> BinaryIO:
     """The right to write the ledger at the path. A file of its own: the ledger's is replaced by others."""
     file = path.with_suffix(".lock").open("ab")
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
-from coordinator import commits
+from coordinator import commits, settling
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
 from coordinator.errors import OperatorError
 from coordinator.journal import Journal, Note
@@ -27,7 +27,6 @@ from coordinator.lineage import Lineage, companion_files
 from coordinator.model import Best
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.settings import Terms
-from coordinator.settling import crowning
 from coordinator.store import Holds, Operation, Put
 from coordinator.unified_diff import PATCHED_FILE
 
@@ -132,13 +131,13 @@ async def begin(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], jour
     source = files[PATCHED_FILE].decode()
     digest = sha256_hex(source.encode())
     tip = await asyncio.to_thread(lineage.tip)
-    best = Best(0, tip, digest, "", "the source the swarm started from", "", swarm.created_at_ms, 0)
+    best = Best(0, tip, digest, "", settling.FIRST_TITLE, "", swarm.created_at_ms, 0)
     body = {**asdict(swarm), "commit": tip, "source_sha256": digest, "source": source, "files": others}
     operations: list[Operation] = [
         Put("meta", "swarm", swarm.to_bytes()),
         Put("sources", digest, source.encode()),
-        Put("fingerprints", normalised_fingerprint(source), b"the start"),
-        *crowning(best),
+        Put("fingerprints", normalised_fingerprint(source), settling.FIRST_PATCH),
+        *settling.crowning(best),
     ]
     outcome = await journal.commit(
         [Note("genesis", body)], [Holds("meta", "swarm", None)], operations, swarm.created_at_ms

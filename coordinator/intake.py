@@ -13,14 +13,14 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import Hardware
-from coordinator import admission, merging
-from coordinator.journal import Journal, Note
+from coordinator import admission, merging, settling
+from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
 from coordinator.model import Identity, Machine, Patch
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
 from coordinator.settling import UNDECIDED
-from coordinator.store import Guard, Holds, Operation, Put, Rank, Unrank
+from coordinator.store import Guard, Holds, Operation, Put
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(rf"[a-z0-9-]{{1,{limits.TAG_CHARACTERS}}}")
@@ -151,14 +151,7 @@ class Intake:
             Holds("patches", patch.patch_id, None),
             Holds("fingerprints", patch.fingerprint, None),
         ]
-        operations: list[Operation] = [
-            Put("patches", patch.patch_id, patch.to_bytes()),
-            Put("diffs", patch.patch_id, submission.diff),
-            Put("fingerprints", patch.fingerprint, patch.patch_id.encode()),
-            Put("sources", patch.candidate_sha256, source.encode()),
-            Rank("patches", patch.patch_id, patch.submitted_at_ms),
-            Rank("open", patch.patch_id, patch.submitted_at_ms),
-        ]
+        operations: list[Operation] = list(settling.admitted(patch, submission.diff, source))
         body = {
             "patch_id": patch.patch_id,
             "author_id": patch.author_id,
@@ -182,7 +175,13 @@ class Intake:
                 "hardware_class": "",
             }
             notes.insert(0, Note("identity", {**introduction, "envelope": packed(signed)}))
-        return await self._settled(await self._journal.commit(notes, guards, operations, patch.submitted_at_ms))
+
+        async def entered(seq: int) -> Draft:
+            known_as = replace(patch, entry=seq + len(notes) - 1)
+            record = Put("patches", patch.patch_id, known_as.to_bytes())
+            return Draft(notes, guards, [*operations, record], patch.submitted_at_ms)
+
+        return await self._settled(await self._journal.commit_at(entered))
 
     async def withdraw(self, signed: Envelope) -> Patch:
         """Takes an undecided patch back. Repeating it is harmless.
@@ -204,13 +203,8 @@ class Intake:
                 return patch
             if patch.verdict not in UNDECIDED:
                 raise NotNowError(f"patch {patch.patch_id} is decided already: {patch.verdict}")
-            after = replace(patch, verdict="withdrawn", reason="withdrawn by its author", decided_at_ms=self._now_ms())
+            after, operations = settling.withdrawn(patch, self._now_ms())
             guards = [Holds("patches", patch.patch_id, patch.to_bytes())]
-            operations: list[Operation] = [
-                Put("patches", patch.patch_id, after.to_bytes()),
-                Unrank("open", patch.patch_id),
-                Unrank("parked", patch.patch_id),
-            ]
             note = Note("withdrawal", {"patch_id": patch.patch_id, "envelope": packed(signed)})
             if await self._settled(await self._journal.commit([note], guards, operations, after.decided_at_ms)):
                 return after

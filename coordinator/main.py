@@ -37,7 +37,7 @@ from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
 from coordinator.scheduling import Scheduler
 from coordinator.service import Edge, register
-from coordinator.settings import LEDGER, LINEAGE, Settings, Terms, split_address
+from coordinator.settings import LEDGER, LINEAGE, STORE_NAME, Settings, Terms, split_address
 from coordinator.watching import Watch
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
     _make_folder(settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.store or await _embedded(settings.data_dir, stack, tell)
-        store = redis_store.RedisStore(redis_store.connect(url), "autoresearch")
+        store = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)
         stack.push_async_callback(store.close)
         export = LedgerExport(settings.data_dir / LEDGER, store)
         stack.callback(export.close)

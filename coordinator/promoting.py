@@ -159,7 +159,7 @@ class Promoter:
             for patch in patches:
                 verdict, why = _after_roll_back(patch, taken, reason)
                 notes.append(Note("verdict", _verdict_of_roll_back(patch, verdict, why, after)))
-                operations += _put_back(patch, verdict, why, after, entry=seq + len(notes) - 1)
+                operations += put_back(patch, verdict, why, after, entry=seq + len(notes) - 1)
             guards = [
                 Holds("meta", "best", best.to_bytes()), jury.unchanged,
                 *(Holds("patches", patch.patch_id, patch.to_bytes()) for patch in patches),
@@ -268,7 +268,8 @@ def _verdict_of_roll_back(patch: Patch, verdict: Verdict, reason: str, after: Be
     }
 
 
-def _put_back(patch: Patch, verdict: Verdict, reason: str, after: Best, *, entry: int) -> list[Operation]:
+def put_back(patch: Patch, verdict: Verdict, reason: str, after: Best, *, entry: int) -> list[Operation]:
+    """A patch after the roll-back `after` of its promotion, or of one that it does not merge without."""
     goes_on = verdict is Verdict.OPEN
     put_back = replace(
         patch,

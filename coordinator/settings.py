@@ -14,6 +14,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LEDGER = "autoresearch.jsonl"  # files of the data folder
 LINEAGE = "lineage.git"
+STORE_NAME = "autoresearch"  # hash tag of every key in the store
 BUDGET_S = (1.0, 24 * 3600.0)
 
 

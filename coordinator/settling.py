@@ -14,6 +14,8 @@ from coordinator.store import Append, Bump, Operation, Put, Rank, Unrank
 from coordinator.verdict import Decision, Verdict
 
 UNDECIDED = ("open", "parked")
+FIRST_TITLE = "the source the swarm started from"  # of generation 0
+FIRST_PATCH = b"the start"  # under whose name generation 0's code is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,24 @@ def found(
         gains = ", ".join(f"{name} ({gain:+.4f} bpb)" for name, gain in helped.items())
         reason = f"{reason}; an own improvement of {gains}"
     return Finding(decision.verdict, reason, as_json, noise_bpb, evidence_before, excluded, len(jurors))
+
+
+def admitted(patch: Patch, diff: bytes, source: str) -> list[Operation]:
+    """What a new patch brings besides its own record."""
+    return [
+        Put("diffs", patch.patch_id, diff),
+        Put("fingerprints", patch.fingerprint, patch.patch_id.encode()),
+        Put("sources", patch.candidate_sha256, source.encode()),
+        Rank("patches", patch.patch_id, patch.submitted_at_ms),
+        Rank("open", patch.patch_id, patch.submitted_at_ms),
+    ]
+
+
+def withdrawn(patch: Patch, now_ms: int) -> tuple[Patch, list[Operation]]:
+    """The patch after its author took it back."""
+    after = replace(patch, verdict="withdrawn", reason="withdrawn by its author", decided_at_ms=now_ms)
+    gone = (Unrank("open", patch.patch_id), Unrank("parked", patch.patch_id))
+    return after, [Put("patches", patch.patch_id, after.to_bytes()), *gone]
 
 
 def settled(patch: Patch, finding: Finding, *, entry: int, now_ms: int) -> tuple[Patch, list[Operation]]:

@@ -46,9 +46,9 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        admission admission_errors agreement audit commits eligibility errors evidence facts fleet leasing ledger
-        model noise pairing periods planning policy ready_orders refusals replay reviewing rule session settling spans
-        store tally trust turns unified_diff verdict views worth
+        accepting admission admission_errors agreement audit auditing commits eligibility errors evidence facts fleet
+        leasing ledger model noise pairing periods planning policy ready_orders refusals replay reviewing rule
+        session settling spans store tally trust turns unified_diff verdict views worth
     """),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step
@@ -66,8 +66,8 @@ LAYERS = [
     PURE["coordinator"] | {"settings"},
     names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
-        app checkpoints confirming deciding dispatch following genesis intake journal promoting queries records
-        scheduling watching
+        app archive checkpoints confirming deciding dispatch following genesis intake journal promoting queries
+        rebuilding records scheduling watching
     """),
     set(),
     names("main"),

@@ -23,6 +23,7 @@ OURS = {
     "CoordinatorError": "the base; nobody raises it",
     "RefusalError": "the base; nobody raises it",
     "LedgerError": "a damaged ledger: read at audits and at the start",
+    "AttestError": "a damaged ledger: read at audits",
     "CheckpointError": "kept checkpoints are read at the start; proofs are checked by whoever asked for them",
     "ProofError": "likewise",
     "PolicyError": "settings",

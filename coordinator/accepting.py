@@ -1,0 +1,64 @@
+"""What an accepted result leaves in the store, as a function of the result and its ledger entry. Pure.
+
+Leaves out: whether it is accepted (`leasing`, `dispatch`), and what follows from it.
+"""
+
+from autoresearch import limits, text
+from autoresearch.attest import BELIEVED_ONLY_UNDISTURBED, outcome_word
+from autoresearch.hardware import setting
+from autoresearch.v1.trial_pb2 import Result
+from coordinator.model import Trial
+from coordinator.store import Append, Bump, Operation, Put, Rank
+
+
+def trial_of(
+    result: Result,
+    result_sha256: str,
+    *,
+    order_id: str,
+    identity_id: str,
+    machine_id: str,
+    hardware_class: str,
+    patch_id: str,
+    accepted_at_ms: int,
+    entry: int = 0,
+) -> Trial:
+    """The result as decisions see it."""
+    return Trial(
+        result_sha256=result_sha256,
+        order_id=order_id,
+        identity_id=identity_id,
+        machine_id=machine_id,
+        hardware_class=hardware_class,
+        source_sha256=result.source_sha256,
+        patch_id=patch_id,
+        outcome=outcome_word(result.outcome),
+        val_bpb=result.val_bpb if result.HasField("val_bpb") else None,
+        train_ms=result.train_ms,
+        disturbed=bool(result.disturbed) and result.outcome in BELIEVED_ONLY_UNDISTURBED,
+        accepted_at_ms=accepted_at_ms,
+        reason=text.clean_line(result.reason, limits.REASON_CHARACTERS),
+        tokens=result.tokens_served,
+        setting=setting(result.hardware, result.software),
+        entry=entry,
+    )
+
+
+def recorded(trial: Trial, base_sha256: str, log_tail: str) -> list[Operation]:
+    """What is written with it. `base_sha256`: what its patch is tested against; of no matter for a baseline."""
+    name = f"trials:{trial.patch_id}" if trial.patch_id else f"baselines:{trial.source_sha256}"
+    log = text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS).encode()
+    kept: list[Operation] = [Put("logs", trial.result_sha256, log)] if log and trial.outcome != "completed" else []
+    if trial.patch_id:  # whose verdicts hang on the identity, and on the machine's baselines
+        kept += [
+            Rank(f"jury:{trial.identity_id}", trial.patch_id, trial.entry),
+            Rank(f"ran:{base_sha256}:{trial.machine_id}", trial.patch_id, trial.entry),
+        ]
+    return [
+        *kept,
+        Append(name, trial.to_bytes()),
+        Bump("trials", trial.identity_id, 1),
+        Bump("train_ms", trial.identity_id, trial.train_ms),
+        Rank("seen", trial.machine_id, trial.accepted_at_ms),
+        Put("results", trial.result_sha256, trial.patch_id.encode()),
+    ]

@@ -1,0 +1,101 @@
+"""What an operator does to a swarm that is not running: go through its ledger, make store and lineage again from it.
+
+Left out: the checks (`auditing.py`), what an entry makes (`rebuilding.py`), and tables for analysis (`tables.py`).
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from coordinator import redis_store
+from coordinator.archive import Archive
+from coordinator.auditing import Audited, Auditor
+from coordinator.embedded import EmbeddedStore
+from coordinator.errors import OperatorError
+from coordinator.export import lock
+from coordinator.ledger import LedgerError
+from coordinator.rebuilding import Rebuilder, Rebuilt
+from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
+from coordinator.store import Store
+
+BUILDING = ".rebuilding"  # everything is made here first, so that a folder is never half rebuilt
+TELL_EVERY = 100_000  # entries
+
+
+def verify(data_dir: Path) -> Audited:
+    """Goes through the ledger in a data folder; a coordinator may be running on it.
+
+    Raises:
+        OperatorError: names the first thing that is wrong.
+    """
+    return Archive(data_dir).verified()
+
+
+def rebuild(data_dir: Path, store_url: str, tell: Callable[[str], None]) -> Rebuilt:
+    """Makes the lineage, and the embedded store or the one at the address, from the ledger in the folder.
+
+    Raises:
+        OperatorError, StoreError: there is something already, the ledger does not hold, or a disk is full.
+    """
+    data_dir = data_dir.absolute()
+    if not (data_dir / LEDGER).is_file():
+        raise OperatorError(f"there is no ledger in {data_dir}: put its files there, all of one copy")
+    for place in (data_dir / LINEAGE, *([] if store_url else [data_dir / "store"])):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise OperatorError(f"{place} is not empty: move it away; nothing that exists is overwritten")
+    held = lock(data_dir / LEDGER)
+    building = data_dir / BUILDING
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(mode=0o700)
+        rebuilt = asyncio.run(_build(data_dir, building, store_url, tell))
+        _put_in_place(building, data_dir)
+    except OSError as error:
+        raise OperatorError(f"cannot write {data_dir}: {error.strerror}; mend that and try again") from error
+    finally:
+        held.close()
+        shutil.rmtree(building, ignore_errors=True)
+    return rebuilt
+
+
+async def _build(data_dir: Path, building: Path, store_url: str, tell: Callable[[str], None]) -> Rebuilt:
+    async with _store(building, store_url, tell) as store:
+        return await _fill(Archive(data_dir), Rebuilder(store, building / LINEAGE), tell)
+
+
+@contextlib.asynccontextmanager
+async def _store(building: Path, store_url: str, tell: Callable[[str], None]) -> AsyncIterator[Store]:
+    async with contextlib.AsyncExitStack() as stack:
+        if not store_url:
+            embedded = EmbeddedStore(building, tell)
+            stack.push_async_callback(asyncio.to_thread, embedded.stop)
+            store_url = await asyncio.to_thread(embedded.start)
+        store = redis_store.RedisStore(redis_store.connect(store_url), STORE_NAME)
+        stack.push_async_callback(store.close)
+        if await store.length("ledger") or await store.get("meta", "swarm") or await store.get("meta", "best"):
+            shown = redis_store.shown(store_url)
+            raise OperatorError(f"the store {shown} holds a swarm, whole or in part: give an empty one")
+        yield store
+
+
+async def _fill(archive: Archive, rebuilder: Rebuilder, tell: Callable[[str], None]) -> Rebuilt:
+    auditor = Auditor(archive.heads())
+    try:
+        for line in archive.lines():
+            entry = auditor.take(line)
+            await rebuilder.take(line, entry)
+            if (entry.seq + 1) % TELL_EVERY == 0:
+                tell(f"{entry.seq + 1} entries")
+        auditor.finish()
+    except LedgerError as error:
+        raise OperatorError(f"{archive.folder}: {error}") from error
+    return await rebuilder.finish()
+
+
+def _put_in_place(building: Path, data_dir: Path) -> None:
+    for name in (LINEAGE, "store"):  # the store last: a folder without one can be rebuilt again
+        if (building / name).exists():
+            shutil.rmtree(data_dir / name, ignore_errors=True)  # an empty one
+            (building / name).rename(data_dir / name)

@@ -6,8 +6,8 @@ Leaves out: whether it is accepted (`leasing`, `dispatch`), and what follows fro
 from autoresearch import limits, text
 from autoresearch.attest import BELIEVED_ONLY_UNDISTURBED, outcome_word
 from autoresearch.hardware import setting
+from autoresearch.judging.model import Trial
 from autoresearch.v1.trial_pb2 import Result
-from coordinator.model import Trial
 from coordinator.store import Append, Bump, Operation, Put, Rank
 
 

@@ -11,16 +11,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Identity, Lease, Machine, Patch, Progress
+from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1.envelope_pb2 import Envelope
 from coordinator.dispatch import Dispatch, Receipt
 from coordinator.errors import OperatorError
 from coordinator.following import Follower
 from coordinator.intake import Intake
-from coordinator.ledger import Entry
-from coordinator.model import Identity, Lease, Machine, Patch, Progress
 from coordinator.records import Records
 from coordinator.scheduling import Scheduler
-from coordinator.settling import UNDECIDED
 from coordinator.store import Change, Rank, StoreError
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,12 @@ from typing import BinaryIO
 from autoresearch import limits
 from autoresearch.checkpoint import CheckpointError, TreeHead
 from autoresearch.digest import key_id
+from autoresearch.judging import ledger
+from autoresearch.judging.auditing import Audited, Auditor
+from autoresearch.judging.ledger import LedgerError
 from autoresearch.merkle import Frontier, leaf_hash
-from coordinator import checkpoints, ledger, segments
-from coordinator.auditing import Audited, Auditor
+from coordinator import checkpoints, segments
 from coordinator.errors import OperatorError
-from coordinator.ledger import LedgerError
 from coordinator.segments import SEGMENT_ENTRIES, Segment
 from coordinator.settings import LEDGER
 

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 import click
 
+from autoresearch.judging.rule import PRESETS
 from coordinator import main as program
 from coordinator import upkeep
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import CoordinatorError
-from coordinator.rule import PRESETS
 from coordinator.settings import Settings, Terms
 from coordinator.store import StoreError
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from coordinator.model import Patch
+from autoresearch.judging.model import Patch
 
 Trailers = tuple[tuple[str, str], ...]
 

@@ -6,15 +6,15 @@ Loads, asks the pure rules (`spans`, `audit`), and the promoter to act.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from coordinator import pairing, spans
-from coordinator.audit import Audit, audit
+from autoresearch.judging import pairing, spans
+from autoresearch.judging.audit import Audit, audit
+from autoresearch.judging.evidence import Row, spoken_odds
+from autoresearch.judging.model import Best
+from autoresearch.judging.spans import Span
+from autoresearch.judging.verdict import Verdict
 from coordinator.deciding import Decider
-from coordinator.evidence import Row, spoken_odds
-from coordinator.model import Best
 from coordinator.promoting import Promoter
 from coordinator.records import Jury, Records, Swarm
-from coordinator.spans import Span
-from coordinator.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

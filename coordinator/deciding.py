@@ -9,16 +9,17 @@ business, whose results count `watching.py`'s.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator import pairing, settling, trust
-from coordinator.evidence import Row
+from autoresearch.judging import pairing, trust
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.model import Patch, Trial
+from autoresearch.judging.trust import believed
+from autoresearch.judging.verdict import UNDECIDED, Decision, Verdict, decide
+from coordinator import settling
 from coordinator.journal import Draft, Journal, Note
-from coordinator.model import Patch, Trial
 from coordinator.promoting import Promoter
 from coordinator.records import Jury, Records, Swarm
-from coordinator.settling import UNDECIDED, Finding
+from coordinator.settling import Finding
 from coordinator.store import Change, Holds
-from coordinator.trust import believed
-from coordinator.verdict import Decision, Verdict, decide
 
 NOISE_KEPT = 16  # estimates kept: one for each stretch of the ledger that is looked at now
 

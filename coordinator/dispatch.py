@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits, text
 from autoresearch.digest import sha256_hex
+from autoresearch.judging.model import Lease, Machine, Order, Progress
+from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
 from coordinator import accepting, leasing
 from coordinator.intake import packed
 from coordinator.journal import Draft, Journal, Note
-from coordinator.model import Lease, Machine, Order, Progress
 from coordinator.records import Records, Swarm
-from coordinator.settling import UNDECIDED
 from coordinator.store import Holds
 
 ENDED_KEPT_MS = 7 * 24 * 3600 * 1000  # an ended lease is remembered this long for a late result

@@ -6,11 +6,11 @@ Leaves out the order in which patches are offered (`turns`) and everything that 
 
 import enum
 
+from autoresearch.judging.rule import Rule
+from autoresearch.judging.verdict import baselines_wanted
 from coordinator.facts import BaseFacts, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
 from coordinator.policy import Policy
-from coordinator.rule import Rule
-from coordinator.verdict import baselines_wanted
 from coordinator.worth import Worth, best_possible, trials_needed, votes_needed, wanted
 
 NO_BASE = BaseFacts()

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from autoresearch.digest import sha256_hex
+from autoresearch.judging import ledger
 from autoresearch.merkle import Frontier, leaf_hash
-from coordinator import ledger, segments
+from coordinator import segments
 from coordinator.errors import OperatorError
 from coordinator.segments import Segment
 from coordinator.store import Store, StoreError

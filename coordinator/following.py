@@ -13,14 +13,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from coordinator import ledger
+from autoresearch.judging import ledger
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.verdict import UNDECIDED
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.errors import OperatorError
-from coordinator.ledger import Entry
 from coordinator.promoting import Promoter
 from coordinator.records import Records
-from coordinator.settling import UNDECIDED
 from coordinator.store import Change, Put, StoreError
 from coordinator.watching import Watch
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
+from autoresearch.judging.model import Best
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
 from coordinator import commits, settling
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
 from coordinator.errors import OperatorError
 from coordinator.journal import Journal, Note
 from coordinator.lineage import Lineage, companion_files
-from coordinator.model import Best
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.settings import Terms
 from coordinator.store import Holds, Operation, Put

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from autoresearch.judging.model import Machine
 from coordinator.app import Told
-from coordinator.model import Machine
 
 WAITING = 100  # messages kept for a session that reads slowly; then it is dropped and has to reconnect
 

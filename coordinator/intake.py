@@ -9,6 +9,8 @@ from dataclasses import replace
 from autoresearch import envelope, limits, text
 from autoresearch.digest import is_machine_id, sha256_hex
 from autoresearch.hardware import hardware_class, setting
+from autoresearch.judging.model import Identity, Machine, Patch
+from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
@@ -16,10 +18,8 @@ from autoresearch.v1.trial_pb2 import Hardware
 from coordinator import admission, merging, settling
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
-from coordinator.model import Identity, Machine, Patch
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
-from coordinator.settling import UNDECIDED
 from coordinator.store import Guard, Holds, Operation, Put
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

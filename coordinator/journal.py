@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoresearch.digest import sha256_hex
-from coordinator import ledger
+from autoresearch.judging import ledger
 from coordinator.export import LedgerExport
 from coordinator.store import Append, Change, Guard, LedgerIs, Operation, Store
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from autoresearch import limits
 from autoresearch.digest import is_sha256, sha256_hex
+from autoresearch.judging.model import Lease, Order, Patch, Progress
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.trial_pb2 import Outcome, Result
-from coordinator.model import Lease, Order, Patch, Progress
 from coordinator.store import Bump, Change, Drop, Guard, Holds, Operation, Put, Rank, RankedUpTo, Unrank
 
 READY = b"ready"

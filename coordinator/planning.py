@@ -24,11 +24,11 @@ from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from autoresearch.judging.rule import Rule
 from coordinator.eligibility import NO_BASE, Baselines, Eligibility
 from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
 from coordinator.policy import DEFAULT_POLICY, Policy
-from coordinator.rule import Rule
 from coordinator.turns import Turns
 from coordinator.worth import Worth, worth
 

@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoresearch.digest import sha256_hex
+from autoresearch.judging.model import Best, Patch, Proposal
+from autoresearch.judging.trust import Recheck
+from autoresearch.judging.verdict import Verdict
 from coordinator import admission, commits, merging, settling
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
-from coordinator.model import Best, Patch, Proposal
 from coordinator.records import Jury, Records, Swarm
 from coordinator.settling import Finding
 from coordinator.store import Drop, Holds, Operation, Put, Rank, Unrank
-from coordinator.trust import Recheck
-from coordinator.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

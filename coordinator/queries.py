@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from autoresearch import limits
+from autoresearch.judging import ledger
+from autoresearch.judging.model import Patch
+from autoresearch.judging.periods import counts
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2
-from coordinator import ledger, views
+from coordinator import views
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.export import LedgerExport
 from coordinator.lineage import Lineage
-from coordinator.model import Patch
-from coordinator.periods import counts
 from coordinator.records import Records, Swarm
 from coordinator.refusals import InvalidRequestError, NotFoundError
 from coordinator.scheduling import ACTIVE_MS

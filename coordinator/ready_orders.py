@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.model import Machine, Order, Patch, Trial
-from coordinator.verdict import Verdict, baselines_wanted, wanted_in_flight
+from autoresearch.judging.model import Machine, Order, Patch, Trial
+from autoresearch.judging.verdict import Verdict, baselines_wanted, wanted_in_flight
 
 FRESH_PRIORITY = 1_000.0  # after every patch that has evidence
 DOUBT_PRIORITY = 2_000.0  # crash confirmations: cheap, but they never lead to a gain

@@ -17,22 +17,23 @@ from typing import Any
 
 from autoresearch.digest import sha256_hex
 from autoresearch.hardware import setting
+from autoresearch.judging import pairing
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Belief, Best, Held, Identity, Machine, Patch, Proposal, Trial
+from autoresearch.judging.verdict import UNDECIDED, Verdict
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission
 from autoresearch.v1.trial_pb2 import Result
-from coordinator import accepting, commits, leasing, merging, pairing, promoting, settling
+from coordinator import accepting, commits, leasing, merging, promoting, settling
 from coordinator.admission import normalised_fingerprint
 from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
-from coordinator.ledger import Entry
 from coordinator.lineage import Lineage, LineageError
-from coordinator.model import Belief, Best, Held, Identity, Machine, Patch, Proposal, Trial
 from coordinator.records import SCHEMA, Swarm
-from coordinator.settling import UNDECIDED, Finding
+from coordinator.settling import Finding
 from coordinator.store import Append, Bump, Change, Drop, Operation, Put, Store
 from coordinator.unified_diff import PATCHED_FILE, apply_patch
-from coordinator.verdict import Verdict
 
 OPERATIONS_AT_ONCE = 5_000  # one change of the store: a few megabytes
 FOLLOWED_BACK = 1_000  # the coordinator follows this many of the last entries again: their consequences may be missing

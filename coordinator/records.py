@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
-from autoresearch.v1.challenge_pb2 import Challenge
-from coordinator.model import (
+from autoresearch.judging.model import (
     Belief,
     Best,
     Held,
@@ -25,7 +24,8 @@ from coordinator.model import (
     Record,
     Trial,
 )
-from coordinator.rule import Rule
+from autoresearch.judging.rule import Rule
+from autoresearch.v1.challenge_pb2 import Challenge
 from coordinator.store import Holds, Store, StoreError
 
 R = TypeVar("R", bound=Record)

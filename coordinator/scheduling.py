@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
+from autoresearch.judging.model import Machine, Order, Patch, Trial
+from autoresearch.judging.periods import counts
+from autoresearch.judging.verdict import Verdict
 from coordinator import leasing, ready_orders
-from coordinator.model import Machine, Order, Patch, Trial
-from coordinator.periods import counts
 from coordinator.ready_orders import MachineState, PatchState, Terms
 from coordinator.records import Records, Swarm
-from coordinator.verdict import Verdict
 
 ACTIVE_MS = 120_000  # a machine heard of within this time is planned for
 ACTIVE_MOST = 10_000  # machines planned for

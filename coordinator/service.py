@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits
 from autoresearch.digest import is_sha256
+from autoresearch.judging.model import Machine, Progress
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
 from autoresearch.v1 import patch_pb2
@@ -26,7 +27,6 @@ from autoresearch.v1.identity_pb2 import SessionProof
 from coordinator.app import App, Idle, Told
 from coordinator.checkpoints import Checkpoints
 from coordinator.hub import Hub
-from coordinator.model import Machine, Progress
 from coordinator.queries import Queries
 from coordinator.records import Swarm
 from coordinator.refusals import InvalidRequestError, NotAllowedError, UnauthenticatedError

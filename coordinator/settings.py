@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch.judging.rule import PRESETS, Rule, RuleError
 from coordinator.errors import OperatorError
-from coordinator.rule import PRESETS, Rule, RuleError
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")

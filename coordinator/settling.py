@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coordinator.agreement import FEWEST_OTHERS
-from coordinator.evidence import Row
-from coordinator.model import Best, Patch
+from autoresearch.judging.agreement import FEWEST_OTHERS
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.model import Best, Patch
+from autoresearch.judging.verdict import Decision, Verdict
 from coordinator.store import Append, Bump, Operation, Put, Rank, Unrank
-from coordinator.verdict import Decision, Verdict
 
-UNDECIDED = ("open", "parked")
 FIRST_TITLE = "the source the swarm started from"  # of generation 0
 FIRST_PATCH = b"the start"  # under whose name generation 0's code is known
 

@@ -9,13 +9,13 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from autoresearch.judging.auditing import Audited, Auditor
+from autoresearch.judging.ledger import LedgerError
 from coordinator import redis_store
 from coordinator.archive import Archive
-from coordinator.auditing import Audited, Auditor
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import lock
-from coordinator.ledger import LedgerError
 from coordinator.rebuilding import Rebuilder, Rebuilt
 from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
 from coordinator.store import Store

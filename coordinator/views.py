@@ -5,13 +5,13 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from autoresearch.judging.audit import Audit
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Best, Held, Lease, Patch, Progress, Proposal, Trial
+from autoresearch.judging.spans import ENOUGH_IDENTITIES, Span
+from autoresearch.judging.verdict import Verdict
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2, trial_pb2
-from coordinator.audit import Audit
-from coordinator.ledger import Entry
-from coordinator.model import Best, Held, Lease, Patch, Progress, Proposal, Trial
-from coordinator.spans import ENOUGH_IDENTITIES, Span
-from coordinator.verdict import Verdict
 
 _IDENTITY = re.compile(r"\b[a-z2-7]{32}\b")  # a key id, as in `autoresearch.digest.key_id`
 VERDICTS: Mapping[str, "patch_pb2.Verdict.ValueType"] = {

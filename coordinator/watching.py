@@ -6,14 +6,14 @@ Loads, asks the pure rules (`trust`, `agreement`), writes. What follows for the 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from coordinator import pairing, trust
+from autoresearch.judging import pairing, trust
+from autoresearch.judging.model import Belief, Held
+from autoresearch.judging.reviewing import HISTORY, OWN_HISTORY, history
+from autoresearch.judging.trust import Change, DecidedPatch, Quarantine, Reputation, Suspicion
 from coordinator.deciding import Decider
 from coordinator.journal import Draft, Journal, Note
-from coordinator.model import Belief, Held
 from coordinator.records import Jury, Records, Swarm
-from coordinator.reviewing import HISTORY, OWN_HISTORY, history
 from coordinator.store import Append, Drop, Operation, Put
-from coordinator.trust import Change, DecidedPatch, Quarantine, Reputation, Suspicion
 
 DECIDED_KEPT = 5_000  # patches as they were decided, in memory
 

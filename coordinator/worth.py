@@ -7,10 +7,10 @@ to find out. It orders patches and says which parked ones deserve a second look;
 import math
 from typing import NamedTuple
 
+from autoresearch.judging.rule import Rule
+from autoresearch.judging.verdict import SLACK, wanted_in_flight
 from coordinator.facts import PatchFacts
 from coordinator.policy import Policy
-from coordinator.rule import Rule
-from coordinator.verdict import SLACK, wanted_in_flight
 
 
 class Worth(NamedTuple):

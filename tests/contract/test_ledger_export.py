@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.judging import ledger
 from coordinator import export as export_module
-from coordinator import ledger
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import LedgerExport

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import checkpoint, envelope, merkle
 from autoresearch.digest import key_id
-from coordinator import checkpoints, ledger, segments
+from autoresearch.judging import ledger
+from coordinator import checkpoints, segments
 from coordinator.checkpoints import CHECKPOINTS, Checkpoints
 from coordinator.errors import OperatorError
 from coordinator.export import LedgerExport

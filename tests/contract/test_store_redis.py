@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from autoresearch.judging.model import Identity
 from coordinator.embedded import EmbeddedStore
 from coordinator.embedded_server import find_binary
-from coordinator.model import Identity
 from coordinator.records import Records
 from coordinator.redis_store import RedisStore, connect
 from coordinator.store import (

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from coordinator import ledger
+from autoresearch.judging import ledger
 from coordinator.demo_processes import Process
 
 Until = Callable[..., None]

@@ -17,13 +17,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope
 from autoresearch.digest import key_id, sha256_hex
+from autoresearch.judging import ledger
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Machine, Order, Patch
+from autoresearch.judging.rule import DEFAULT, Rule
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
-from coordinator import genesis, leasing, ledger
+from coordinator import genesis, leasing
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.dispatch import Chance, Dispatch
@@ -31,14 +35,11 @@ from coordinator.export import LedgerExport
 from coordinator.following import Follower
 from coordinator.intake import Intake
 from coordinator.journal import Journal
-from coordinator.ledger import Entry
 from coordinator.lineage import Lineage
-from coordinator.model import Machine, Order, Patch
 from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.redis_store import RedisStore, connect
-from coordinator.rule import DEFAULT, Rule
 from coordinator.watching import Watch
 
 PLACES = 12  # lines that patches may change without touching each other's neighbours

@@ -7,12 +7,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from autoresearch.judging import ledger
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1.patch_pb2 import Patch
-from coordinator import ledger
 from tests.integration.swarm_on_wire import SOURCE, Peer, Starter, Swarm, change
 
 CARDS = ("H100", "A100", "RTX 4090")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.ledger import Entry
-from coordinator.model import Patch
-from coordinator.replay import Replay
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Patch
+from autoresearch.judging.replay import Replay
 from tests.integration.desk import Desk, Juror, edit, opened
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from autoresearch.judging.rule import PRESETS
 from coordinator.errors import OperatorError
-from coordinator.rule import PRESETS
 from coordinator.settings import Settings, Terms, split_address
 
 DATA = Path("swarm")

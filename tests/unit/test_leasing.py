@@ -12,10 +12,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
+from autoresearch.judging.model import Lease, Order, Patch, Progress
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.challenge_pb2 import Challenge
 from coordinator import leasing
-from coordinator.model import Lease, Order, Patch, Progress
 from coordinator.store import Holds
 from tests.unit.memory_store import MemoryStore
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
-from coordinator import ledger, views
-from coordinator.ledger import EMPTY, FIRST, KINDS, Head, LedgerError
-from coordinator.model import encode
+from autoresearch.judging import ledger
+from autoresearch.judging.ledger import EMPTY, FIRST, KINDS, Head, LedgerError
+from autoresearch.judging.model import encode
+from coordinator import views
 
 BODIES: list[dict[str, Any]] = [
     {"swarm_id": "s" * 32, "source": 'print("žluť 🦊")\n\x00\\'},

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator import noise
-from coordinator.evidence import EvidenceError
+from autoresearch.judging import noise
+from autoresearch.judging.evidence import EvidenceError
 
 bpb = st.floats(0.5, 2.0)
 repeats = st.lists(st.lists(bpb, max_size=6), max_size=8)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.hardware import setting
+from autoresearch.judging.model import Trial
+from autoresearch.judging.periods import BASELINE_LIFE_MS, period_of, periods, rows, slow, usable
 from autoresearch.v1.trial_pb2 import Hardware, Software
-from coordinator.model import Trial
-from coordinator.periods import BASELINE_LIFE_MS, period_of, periods, rows, slow, usable
 
 HOUR = 3_600_000
 

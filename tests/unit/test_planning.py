@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoresearch.judging.rule import DEFAULT, SOLO, STRICT, Rule
 from coordinator.facts import BaseFacts, KnownLoss, MachineFacts, PatchFacts
 from coordinator.planning import Choice, Kind, Planner, Why
 from coordinator.policy import DEFAULT_POLICY, HOUR_MS, Policy, PolicyError
-from coordinator.rule import DEFAULT, SOLO, STRICT, Rule
 from coordinator.worth import trials_needed, wanted, worth
 
 NOW = 100 * HOUR_MS

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from autoresearch.judging.model import Machine, Order, Patch, Trial
+from autoresearch.judging.verdict import Verdict, wanted_in_flight
 from coordinator import ready_orders
-from coordinator.model import Machine, Order, Patch, Trial
 from coordinator.ready_orders import MachineState, PatchState, Plan, Terms, is_broken, may_run, plan, runs_by_identity
-from coordinator.verdict import Verdict, wanted_in_flight
 
 BASES = ("b0", "b1")
 TERMS = Terms(upper=4.6, max_trials=9, first_baselines=1, best_sha256="b1")

@@ -46,9 +46,8 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        accepting admission admission_errors agreement audit auditing commits eligibility errors evidence facts fleet
-        leasing ledger model noise pairing periods planning policy ready_orders refusals replay reviewing rule
-        session settling spans store tally trust turns unified_diff verdict views worth
+        accepting admission admission_errors commits eligibility errors facts fleet leasing planning policy
+        ready_orders refusals session settling store turns unified_diff views worth
     """),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 import autoresearch
+import autoresearch.judging
 import coordinator
 from autoresearch.envelope import EnvelopeError
 from coordinator import refusals, rpc_errors
@@ -37,7 +38,7 @@ OURS = {
 
 def exceptions() -> dict[str, type[Exception]]:
     """Every exception class that the coordinator and what it shares with volunteers define."""
-    packages = (coordinator, autoresearch)
+    packages = (coordinator, autoresearch, autoresearch.judging)
     names = [module.name for p in packages for module in pkgutil.iter_modules(p.__path__, f"{p.__name__}.")]
     rooms = [name for name in names if not (name.endswith("__main__") or ".demo" in name)]
     defined = [(value, room) for room in rooms for value in vars(importlib.import_module(room)).values()]

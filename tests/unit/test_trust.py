@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.agreement import Deviation, Residual, alarms, deviations, residuals
-from coordinator.trust import (
+from autoresearch.judging.agreement import Deviation, Residual, alarms, deviations, residuals
+from autoresearch.judging.trust import (
     QUARANTINE_AT,
     DecidedPatch,
     KnownAnswer,
@@ -27,7 +27,7 @@ from coordinator.trust import (
     review,
     suspicion,
 )
-from coordinator.verdict import DEFAULT, Row, Verdict, decide
+from autoresearch.judging.verdict import DEFAULT, Row, Verdict, decide
 
 HELPERS = json.loads((Path(__file__).parents[1] / "golden" / "verdict.json").read_text())["helpers"]
 SIGMA = {"H100": 0.0013, "A100": 0.0015, "4090": 0.0020, "3060": 0.0045}

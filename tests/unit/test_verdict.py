@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from coordinator.verdict import (
+from autoresearch.judging.verdict import (
     DEFAULT,
     FAST,
     SOLO,

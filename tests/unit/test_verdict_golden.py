@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from coordinator import noise
-from coordinator.evidence import Moments, bounded, interval, moments, paired, shrunk
-from coordinator.verdict import DEFAULT, Row, Rule, Verdict, audit, baselines_wanted, decide, wanted_in_flight
+from autoresearch.judging import noise
+from autoresearch.judging.evidence import Moments, bounded, interval, moments, paired, shrunk
+from autoresearch.judging.verdict import DEFAULT, Row, Rule, Verdict, audit, baselines_wanted, decide, wanted_in_flight
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "verdict.json").read_text())
 SIGMA: dict[str, float] = GOLDEN["sigma"]

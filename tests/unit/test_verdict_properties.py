@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.evidence import MAX_BPB
-from coordinator.verdict import DEFAULT, FAST, PATIENT, PRESETS, STRICT, Row, Rule, Verdict, audit, decide
+from autoresearch.judging.evidence import MAX_BPB
+from autoresearch.judging.verdict import DEFAULT, FAST, PATIENT, PRESETS, STRICT, Row, Rule, Verdict, audit, decide
 
 SIGMA = {"H100": 0.0013, "A100": 0.0015, "4090": 0.0020, "3090": 0.0028, "3060": 0.0045, "rare": 0.003}
 unhurried = settings(deadline=None)  # speed is for benchmarks; a busy machine is no failure

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.rule import BOUNDS, DEFAULT, PRESETS, SOLO, WHOLE_NUMBERS, Rule, RuleError
+from autoresearch.judging.rule import BOUNDS, DEFAULT, PRESETS, SOLO, WHOLE_NUMBERS, Rule, RuleError
 
 
 @pytest.mark.parametrize("name", PRESETS)

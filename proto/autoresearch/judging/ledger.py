@@ -12,7 +12,7 @@ from typing import Any
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
-from coordinator.model import encode
+from autoresearch.judging.model import encode
 
 FIRST = "0" * 64
 KINDS = (

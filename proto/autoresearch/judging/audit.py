@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from coordinator.evidence import Row, estimate, moments
-from coordinator.rule import DEFAULT, Rule
-from coordinator.tally import ClassGain, class_gains, hear, worse
+from autoresearch.judging.evidence import Row, estimate, moments
+from autoresearch.judging.rule import DEFAULT, Rule
+from autoresearch.judging.tally import ClassGain, class_gains, hear, worse
 
 
 @dataclass(frozen=True, slots=True)

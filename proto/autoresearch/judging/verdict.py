@@ -18,16 +18,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from coordinator.audit import Audit, audit
-from coordinator.evidence import EvidenceError, Row, estimate, shrunk, spoken_odds
-from coordinator.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
-from coordinator.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness, class_gains, hear, tally_classes
+from autoresearch.judging.audit import Audit, audit
+from autoresearch.judging.evidence import EvidenceError, Row, estimate, shrunk, spoken_odds
+from autoresearch.judging.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
+from autoresearch.judging.tally import (
+    REPORTS_FOR_A_FACT,
+    ClassGain,
+    ClassTally,
+    Witness,
+    class_gains,
+    hear,
+    tally_classes,
+)
 
 __all__ = [
     "DEFAULT", "FAST", "PATIENT", "PRESETS", "SOLO", "STRICT", "Audit", "ClassGain", "Decision", "EvidenceError", "Row",
     "Rule", "RuleError", "Verdict", "Vote", "audit", "baselines_wanted", "decide", "wanted_in_flight",
 ]  # fmt: skip
 
+UNDECIDED = ("open", "parked")  # verdicts of patches that may still get trials
 SLACK = 1e-9  # log odds this close to a bound have reached it: rounding must not cost a volunteer's run
 MAX_LOG_ODDS_SHOWN = 700.0  # `Decision.odds` stops here; a float overflows a little later
 

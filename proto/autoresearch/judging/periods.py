@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.evidence import Row
-from coordinator.model import Trial
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.model import Trial
 
 # An offset that drifts 0.1 sd a trial does no harm, 0.3 sd costs 5 % of the gain (simulated, statistics of the design):
 # a day is some 250 trials of five minutes, of which few share a base.

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from coordinator.evidence import MAX_BPB, NOISE_BOUNDS_BPB, EvidenceError
+from autoresearch.judging.evidence import MAX_BPB, NOISE_BOUNDS_BPB, EvidenceError
 
 # What to assume of a class, by a word in its name, until its own repeats are in; bpb, for five-minute trials.
 PRIORS: Mapping[str, float] = MappingProxyType(

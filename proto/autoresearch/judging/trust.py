@@ -20,10 +20,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from coordinator.agreement import Deviation, Residual, alarms, deviations, residuals
-from coordinator.evidence import Pair, Row, bounded, log_likelihood_ratio, moments, spoken_odds
-from coordinator.rule import Rule
-from coordinator.verdict import Decision, Verdict, decide
+from autoresearch.judging.agreement import Deviation, Residual, alarms, deviations, residuals
+from autoresearch.judging.evidence import Pair, Row, bounded, log_likelihood_ratio, moments, spoken_odds
+from autoresearch.judging.rule import Rule
+from autoresearch.judging.verdict import Decision, Verdict, decide
 
 QUARANTINE_AT = math.log(500.0)
 REINSTATE_BELOW = QUARANTINE_AT / 2.0  # not the same bound: nobody should go in and out with every result

@@ -7,11 +7,11 @@ in between, because the next promotion came too soon, the promotions around it a
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator import pairing
-from coordinator.evidence import Row
-from coordinator.model import Best, Trial
-from coordinator.periods import counts, rows
-from coordinator.trust import believed
+from autoresearch.judging import pairing
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.model import Best, Trial
+from autoresearch.judging.periods import counts, rows
+from autoresearch.judging.trust import believed
 
 AUDITED_BESTS = 9  # so many of the last bests are looked at: the last eight promotions
 ENOUGH_IDENTITIES = 20  # an audit that so many took part in is over: the promotion stands

@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from coordinator.errors import CoordinatorError
-
 MAX_BPB = 1e6  # beyond any model's loss; keeps every square and sum below far from overflow
 NOISE_BOUNDS_BPB = (1e-9, 1e3)  # likewise
 
 
-class EvidenceError(CoordinatorError, ValueError):
+class EvidenceError(ValueError):
     """Results or noise that no arithmetic should see. `fact` names what is wrong with which machine or class."""
 
     def __init__(self, fact: str) -> None:

@@ -7,8 +7,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from coordinator.evidence import Moments, Pair, Row, bounded, estimate, log_likelihood_ratio, moments, paired, total
-from coordinator.rule import Rule
+from autoresearch.judging.evidence import (
+    Moments,
+    Pair,
+    Row,
+    bounded,
+    estimate,
+    log_likelihood_ratio,
+    moments,
+    paired,
+    total,
+)
+from autoresearch.judging.rule import Rule
 
 REPORTS_FOR_A_FACT = 2  # a crash or a failed exam is a fact about a patch when this many identities report it
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Self
 
-from coordinator.errors import CoordinatorError
-
 # Bounds, both included, of every parameter. Wide: they keep the arithmetic finite, they do not choose for the operator.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -33,7 +31,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
 WHOLE_NUMBERS = frozenset({"min_identities", "min_classes", "max_trials"})
 
 
-class RuleError(CoordinatorError, ValueError):
+class RuleError(ValueError):
     """A rule that cannot be used. `parameter` names the culprit, `value` is what it was given."""
 
     def __init__(self, parameter: str, value: object, reason: str) -> None:

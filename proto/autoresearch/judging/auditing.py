@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from autoresearch.attest import Attestations, AttestError
 from autoresearch.checkpoint import TreeHead
+from autoresearch.judging import ledger
+from autoresearch.judging.ledger import Entry, Head, LedgerError
 from autoresearch.merkle import Frontier, leaf_hash
-from coordinator import ledger
-from coordinator.ledger import Entry, Head, LedgerError
 
 GROWN_EVERY = 512  # leaves appended to the tree at once
 

@@ -10,11 +10,11 @@ from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from coordinator import noise
-from coordinator.evidence import Row
-from coordinator.model import Belief, Best, Trial
-from coordinator.periods import periods_by_machine, rows
-from coordinator.rule import Rule
+from autoresearch.judging import noise
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.model import Belief, Best, Trial
+from autoresearch.judging.periods import periods_by_machine, rows
+from autoresearch.judging.rule import Rule
 
 NOISE_SOURCES = 8  # baselines of this many bests are repeats that the noise is estimated from
 

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from coordinator import pairing, reviewing, spans, trust
-from coordinator.agreement import FEWEST_OTHERS
-from coordinator.audit import Audit, audit
-from coordinator.evidence import Row
-from coordinator.ledger import Entry
-from coordinator.model import Belief, Best, Trial
-from coordinator.rule import Rule
-from coordinator.settling import UNDECIDED
-from coordinator.trust import Change, DecidedPatch, Quarantine, Recheck, Suspicion, believed
-from coordinator.verdict import Decision, Verdict, decide
+from autoresearch.judging import pairing, reviewing, spans, trust
+from autoresearch.judging.agreement import FEWEST_OTHERS
+from autoresearch.judging.audit import Audit, audit
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Belief, Best, Trial
+from autoresearch.judging.rule import Rule
+from autoresearch.judging.trust import Change, DecidedPatch, Quarantine, Recheck, Suspicion, believed
+from autoresearch.judging.verdict import UNDECIDED, Decision, Verdict, decide
 
 NOISE_KEPT = 16  # estimates kept
 SHOWN = 120  # characters of a value in a difference

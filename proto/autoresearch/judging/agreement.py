@@ -7,8 +7,8 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from coordinator.evidence import Row, moments, paired
-from coordinator.rule import Rule
+from autoresearch.judging.evidence import Row, moments, paired
+from autoresearch.judging.rule import Rule
 
 CLASS_SPREAD = 0.4  # sd of a patch's effect between hardware classes, as a share of the effect
 FEWEST_OTHERS = 2  # against a single other, nobody can say which of the two is wrong

@@ -83,15 +83,19 @@ class SourceDamagedError(TrainerError):
 
 
 class NoSpaceError(TrainerError):
-    """The disk cannot hold what is about to be written."""
+    """The disk cannot hold what is to be written. `needed_bytes` is None when it filled up on the way."""
 
-    def __init__(self, folder: Path, needed_bytes: int, free_bytes: int) -> None:
+    def __init__(self, folder: Path, needed_bytes: int | None, free_bytes: int) -> None:
         self.folder = folder
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+        needed = (
+            "its disk, or your share of it, is full"
+            if needed_bytes is None
+            else f"{needed_bytes / 1e6:.0f} MB are needed"
+        )
         super().__init__(
-            f"{folder} has {free_bytes / 1e6:.0f} MB free and {needed_bytes / 1e6:.0f} MB are needed: "
-            "free some space or choose another folder"
+            f"{folder} has {free_bytes / 1e6:.0f} MB free and {needed}: free some space or choose another folder"
         )
 
 

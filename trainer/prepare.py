@@ -29,8 +29,6 @@ from trainer.tiny import NEEDED_BYTES, tiny_files
 
 __all__ = ["FORMS", "Manifest", "PrepareProgress", "load_manifest", "prepare"]
 
-_LITTLE_BYTES = 1_000_000  # what is asked for when the disk filled up in the middle
-
 
 def prepare(
     dataset: str | Dataset,
@@ -62,7 +60,7 @@ def prepare(
             return _prepare_locked(wanted, data_dir, on_progress, hub)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(data_dir, _LITTLE_BYTES, shutil.disk_usage(data_dir).free) from error
+            raise NoSpaceError(data_dir, None, shutil.disk_usage(data_dir).free) from error
         raise MachineError(
             f"cannot write {data_dir} ({error.strerror or error}): choose another folder with --data-dir"
         ) from error

@@ -1,5 +1,6 @@
 """Preparing `climbmix` from a hub on this machine: the same bytes whatever happens on the way, or a line that helps."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from autoresearch.v1.challenge_pb2 import Challenge
 from coordinator.errors import OperatorError
@@ -28,6 +30,7 @@ from tests.integration.hub_server import (
     status,
 )
 from trainer import climbmix
+from trainer.cli import main as trainer_cli
 from trainer.climbmix import ClimbMix, Recipe
 from trainer.corpus import chapters, read_books
 from trainer.dataset import parse
@@ -295,6 +298,24 @@ def test_a_full_disk_is_noticed_before(server: LocalHub, tmp_path: Path, monkeyp
     assert "shard_00001.parquet" not in server.fetched()
 
 
+@pytest.mark.parametrize("place", ["trainer.transfer.os.fsync", "trainer.files.os.fsync"])
+def test_a_disk_that_fills_up_on_the_way_is_one_line_and_it_goes_on_later(
+    server: LocalHub, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    """One place writes downloads, the other what is made of them."""
+    flushes = []
+
+    def full_in_the_middle(_handle: int) -> None:
+        flushes.append(1)
+        if len(flushes) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, full_in_the_middle)
+        assert "is full" in failure(server, tmp_path, NoSpaceError)
+    assert prepared(server, tmp_path).sha256 == digest(whole)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -355,8 +376,10 @@ def test_the_command_prepares_is_killed_anywhere_and_goes_on(big: dict[str, byte
             lambda: (tmp_path / "data/tokenizer.json").exists() and VAL in server.fetched(),
             timeout_s=120,
         )
-        second.send_signal(signal.SIGKILL)
-        second.communicate()
+        second.send_signal(signal.SIGINT)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 130
+        assert said.splitlines()[-1] == "error: interrupted: run the same command to go on"
         assert not (tmp_path / "data/manifest.json").exists()
         third = trainer(*options, endpoint=server.endpoint, home=tmp_path)
         out, err = third.communicate(timeout=120)
@@ -370,17 +393,22 @@ def test_the_command_prepares_is_killed_anywhere_and_goes_on(big: dict[str, byte
     assert any(headers.get("range") for _, _, _, headers in server.asked)
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path):
-    for arguments, words in (
-        (("--dataset", "climbmix", "--data-dir", tmp_path / "x"), "HF_ENDPOINT is 'nowhere'"),
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--dataset", "climbmix"), "HF_ENDPOINT is 'nowhere'"),
         (("--dataset", "huge"), "choose one of tiny, climbmix"),
         (("--shards", "5"), "has no shards"),
-    ):
-        process = trainer(*arguments, endpoint="nowhere", home=tmp_path)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 2
-        assert (out, err.count("\n")) == ("", 1), err
-        assert words in err
+        (("--dataset", "climbmix", "--shards", "6543"), "1 to 6542"),
+        (("--dataset", "climbmix", "--revision", "main"), "40 hexadecimal digits"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, arguments: tuple[str, ...], words: str):
+    command = ["prepare", *arguments, "--data-dir", str(tmp_path / "data")]
+    done = CliRunner().invoke(trainer_cli, command, env={"HF_ENDPOINT": "nowhere"})
+    assert done.exit_code == 2
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
+    assert words in done.stderr
 
 
 def test_a_missing_package_is_named_with_the_command_that_brings_it(tmp_path: Path):

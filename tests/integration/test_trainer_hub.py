@@ -175,6 +175,14 @@ def test_the_token_is_shown_to_the_hub_alone(server: LocalHub, tmp_path: Path):
     assert shown == {"hub": "Bearer hf_secret", "content": None}
 
 
+def test_a_netrc_is_not_asked(server: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    describe(client(server.endpoint))
+    assert "authorization" not in server.asked[-1][3]
+
+
 def test_what_is_there_is_not_fetched_again(server: LocalHub, tmp_path: Path):
     hub = client(server.endpoint)
     remote = describe(hub)

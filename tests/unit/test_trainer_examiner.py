@@ -95,6 +95,27 @@ def test_every_position_is_as_likely_as_another():
     assert ((drawn - expected) ** 2 / expected).sum() < 200  # chi squared, 127 degrees: 1 in 10,000 is above 191
 
 
+def met(lied, seed):
+    """Whether any probe of an exam falls on one of the lied positions, (rows, tokens) bool."""
+    return any(lied[one.rows, one.positions].any() for one in draw_probes(~np.zeros_like(lied), 1024, seed))
+
+
+def test_a_lie_about_a_whole_row_is_always_met():
+    for row in range(0, 256, 16):
+        lied = np.zeros((256, 128), bool)
+        lied[row] = True
+        assert met(lied, np.random.default_rng(row))
+
+
+def test_a_lie_at_single_positions_is_met_as_often_as_the_arithmetic_says():
+    """docs/decisions/exam.md: (1 - 4/128)^n of the exams miss n of them."""
+    lied = np.zeros((256, 128), bool)
+    lied[np.arange(22) * 11, np.arange(22) * 5] = True
+    chance = np.random.default_rng(7)
+    missed = sum(not met(lied, chance) for _ in range(200)) / 200
+    assert abs(missed - (1 - 4 / 128) ** 22) < 0.13  # 0.50; four standard deviations of 200 coins
+
+
 def test_questions_have_one_shape_and_the_last_is_filled_with_its_own_rows():
     parts = list(same_shape(np.arange(10).reshape(5, 2), 3))
     assert [part.shape for part in parts] == [(3, 2), (3, 2)]

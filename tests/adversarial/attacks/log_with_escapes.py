@@ -2,6 +2,7 @@
 
 outcome: COMPLETED
 reason: trained for its budget and passed the exam
+run: long
 """
 
 from honest import *

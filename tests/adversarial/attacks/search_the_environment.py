@@ -9,7 +9,11 @@ run: long
 from honest import *
 
 reached = [key for key, value in os.environ.items() if "SECRET" in key + value]
-for number in [name for name in os.listdir("/proc") if name.isdigit()] if os.access("/proc", os.R_OK) else []:
+try:
+    numbers = [name for name in os.listdir("/proc") if name.isdigit()]
+except OSError:
+    numbers = range(1, 200)
+for number in numbers:
     for name in ("environ", "cmdline"):
         attempt(
             reached, name, lambda: TARGETS["secret"] in open(f"/proc/{number}/{name}", "rb").read().decode("latin-1")

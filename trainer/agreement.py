@@ -127,8 +127,8 @@ def judge(differences: np.ndarray) -> float:
         raise TrialEnded(
             Outcome.DISQUALIFIED,
             f"the model claims other losses when it is shown what follows: at {count} of {len(differences)} secret "
-            f"positions by more than {TOLERANCE_EACH} nats, on average by {mean:+.4f} (of {TOLERANCE_MEAN}); a model may "
-            "use the earlier tokens of a row and nothing else: no later ones, no other rows, no memory, no chance",
+            f"positions by more than {TOLERANCE_EACH} nats, on average by {mean:+.4f} (of {TOLERANCE_MEAN}); a model "
+            "may use the earlier tokens of a row and nothing else: no later ones, no other rows, no memory, no chance",
         )
     return max(worst / TOLERANCE_EACH, abs(mean) / TOLERANCE_MEAN)
 

@@ -4,10 +4,10 @@
 
 One model, the seed source trained for a few seconds, is examined by the real examiner in the real sandbox. Importing
 torch anew for each exam would take most of the time, so the two children of an exam stay alive and are asked again: an
-honest model keeps nothing from one question to the next. The positions of the first 32 exams are dealt, not drawn:
-together they are every position that any exam can ask. Then so many of them are asked again by fresh children, in other
-company, which shows that neither matters. So the answers of any exam are known, and 1,000 are drawn as in a trial and
-judged by them.
+honest model keeps nothing from one question to the next. The positions of the first exams are dealt, not drawn:
+together they are every position that any exam of these rows can ask. Then a quarter of them is asked again, by fresh
+children and in other company, which shows that neither matters. So the answers of any exam are known, and 1,000 are
+drawn as in a trial and judged by them.
 
 Also says what the best lie about single positions could gain, from the losses of this model: see
 docs/decisions/exam.md.
@@ -18,7 +18,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ def build_model(config):
 PRECISIONS = {"float32": "", "bfloat16": HALF}
 # Generous: what is measured is the model's arithmetic, on whatever machine.
 LIMITS = TrialLimits(exam_s=3600.0, startup_s=600.0, warmup_s=60.0, grace_s=60.0, stretch=100.0)
+WEIGHTS = "weights.safetensors"
 SURVIVALS = (0.5, 0.1, 0.01)
 
 
@@ -90,7 +91,7 @@ class Exams:
 class Hall:
     """Where exams are held: the data, a source, its weights."""
 
-    def __init__(self, folder: Path, manifest: Manifest, source: bytes, weights: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, source: bytes, weights: Path, rows: int) -> None:
         self._folder = folder
         self._manifest = manifest
         self._source = folder / "train.py"
@@ -98,7 +99,7 @@ class Hall:
         self._weights = weights
         self._installation = lay_out(folder)
         self._children = 0
-        self.question = Question(np.array(manifest.val_rows()), manifest.tokenizer().byte_lengths())
+        self.question = Question(np.array(manifest.val_rows()[:rows]), manifest.tokenizer().byte_lengths())
 
     def examiner(self) -> Examiner:
         return Examiner(
@@ -222,16 +223,20 @@ def flat(rounds: list[Probes]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([one.rows for one in rounds]), np.concatenate([one.positions for one in rounds])
 
 
-def lies(losses: np.ndarray, question: Question, probes: int) -> dict[str, float]:
+def lies(losses: np.ndarray, question: Question, probes: int, exam_rows: int) -> dict[str, float]:
     """What lying at single positions could gain: claim nothing at the n positions with the largest losses.
+
+    Of fewer rows than an exam has, each stands for several.
 
     For each n the gain in bits per byte and the chance that no probe meets one of them; `expected` is the best product.
     """
+    copies = exam_rows // len(losses)
+    losses, texts = np.tile(losses, (copies, 1)), np.tile(question.rows, (copies, 1))
     rows, positions = losses.shape
     each = probes // rows
     order = np.argsort(losses, axis=None)[::-1]
     in_row = np.zeros(rows, int)
-    honest = bits_per_byte(losses, question.rows, question.byte_lengths)
+    honest = bits_per_byte(losses, texts, question.byte_lengths)
     per_nat = honest / losses.sum()
     gain, survival = 0.0, 1.0
     best, at = 0.0, dict.fromkeys(SURVIVALS, 0.0)
@@ -251,24 +256,30 @@ def lies(losses: np.ndarray, question: Question, probes: int) -> dict[str, float
     }
 
 
-def measure(quick: bool) -> dict[str, object]:
-    """Quick: two exams in each precision, by two pairs of children. Else every position, and 1,000 exams drawn."""
-    size = {"asked": 1, "again": 1, "drawn": 0} if quick else {"asked": 32, "again": 8, "drawn": 1000}
+def measure(
+    quick: bool, *, rows: int = 256, precisions: tuple[str, ...] = ("float32", "bfloat16"), drawn: int = 1000
+) -> dict[str, object]:
+    """Quick: two exams in each precision, by two pairs of children. Else every position, and 1,000 exams drawn.
+
+    rows: of the exam's; with fewer, as many probes fall on each as it takes, and every position is asked sooner.
+    """
     with tempfile.TemporaryDirectory(prefix="exam-bench-") as name:
         folder = Path(name)
         manifest = prepare("tiny", folder / "tiny")
         report: dict[str, object] = {"tolerance_each": TOLERANCE_EACH, "tolerance_mean": TOLERANCE_MEAN}
-        for precision, addition in PRECISIONS.items():
+        for precision in precisions:
             place = folder / precision
             (place / "weights").mkdir(parents=True)
-            source, weights = SEED_SOURCE.read_bytes() + addition.encode(), place / "weights" / "weights.safetensors"
+            source, weights = SEED_SOURCE.read_bytes() + PRECISIONS[precision].encode(), place / "weights" / WEIGHTS
             budget_s = 2.0 if quick else 10.0
             result = trained(TrialSpec(source, 1, budget_s, folder / "tiny", place / "work", keep_weights=weights))
-            hall = Hall(place, manifest, source, weights)
-            exams = repeat(hall, LIMITS.exam_probes, **size)
+            hall = Hall(place, manifest, source, weights, rows)
+            everything = hall.question.scored.size // LIMITS.exam_probes
+            size = (1, 1, 0) if quick else (everything, everything // 4, drawn)
+            exams = repeat(hall, LIMITS.exam_probes, asked=size[0], again=size[1], drawn=size[2])
             report[precision] = {**exams.summary(), "trial_margin": result.exam_margin, "val_bpb": result.val_bpb}
             if precision == "float32":
-                report["lies"] = lies(exams.claims, hall.question, LIMITS.exam_probes)
+                report["lies"] = lies(exams.claims, hall.question, LIMITS.exam_probes, manifest.exam_rows)
                 report |= {"exam_margin": result.exam_margin, "exam_s": result.exam_s}
         return report
 
@@ -288,14 +299,15 @@ def trained(spec: TrialSpec) -> TrialResult:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Under a minute on a quiet machine.")
+@click.option("--rows", default=256, show_default=True, type=click.IntRange(32, 256), help="Rows to examine.")
+@click.option("--precision", multiple=True, type=click.Choice(list(PRECISIONS)), help="Only these [both].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def main(quick: bool, as_json: bool) -> None:
-    report = measure(quick)
-    show: Callable[[object], None] = click.echo
+def main(quick: bool, rows: int, precision: tuple[str, ...], as_json: bool) -> None:
+    report = measure(quick, rows=rows, precisions=precision or tuple(PRECISIONS))
     for name, value in report.items():
-        show(f"{name:16} {value}")
+        click.echo(f"{name:16} {value}")
     if as_json:
-        show(json.dumps(report))
+        click.echo(json.dumps(report))
 
 
 if __name__ == "__main__":

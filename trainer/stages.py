@@ -98,7 +98,7 @@ class Stages:
         )
         return TrialResult(
             outcome=outcome,
-            reason=reason,
+            reason=anonymous(reason, self._folder),
             val_bpb=self._val_bpb if outcome is Outcome.COMPLETED else None,
             fresh_bpb=self._fresh_bpb if outcome is Outcome.COMPLETED else None,
             tokens_served=self._feed.tokens_served,

@@ -10,7 +10,7 @@ import resource
 import signal
 
 reached = []
-for number in (TARGETS["parent"], os.getppid(), -1, -TARGETS["parent"]):
+for number in (TARGETS["parent"], os.getppid(), -TARGETS["parent"]):
     if number in (0, 1):
         continue
     for which in (0, signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1):

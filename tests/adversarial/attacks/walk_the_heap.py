@@ -20,7 +20,7 @@ for thing in gc.get_objects():
     ):
         reached.append(module)
 for frame in inspect.stack():
-    for name, value in frame.frame.f_locals.items():
+    for name in list(frame.frame.f_locals):
         if name in ("secret", "packer", "feed", "manifest", "rows"):
             reached.append(name)
 reached += [

@@ -43,7 +43,7 @@ breaking: $(DEV) ## Compares the protocol with the one that has landed (origin/m
 	fi
 
 bench: $(DEV) ## Measurements; they print figures and judge nothing
-	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	@for file in tests/benchmarks/bench_*.py tests/benchmarks/trial.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 proto: $(DEV) ## Makes the generated protocol code again
 	@$(BIN)/python proto/generate.py

@@ -9,17 +9,20 @@ from dataclasses import replace
 from autoresearch import envelope, limits, text
 from autoresearch.digest import is_machine_id, sha256_hex
 from autoresearch.hardware import hardware_class, setting
-from autoresearch.judging.model import Identity, Machine, Patch
+from autoresearch.judging.model import Best, Identity, Machine, Patch
 from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import Hardware
 from coordinator import admission, merging, settling
+from coordinator.bases import FEW_MACHINES, base_for_new_patches
+from coordinator.changes import change_key
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
+from coordinator.scheduling import ACTIVE_MS
 from coordinator.store import Guard, Holds, Operation, Put
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -94,64 +97,96 @@ class Intake:
             known = await self._records.patch(patch_id)
             if known is not None:
                 return known
-            patch, source = await self._admit(patch_id, submission, verified.signer_id)
-            if await self._write_patch(signed, submission, patch, source):
+            patch, source, change = await self._admit(patch_id, submission, verified.signer_id)
+            if await self._write_patch(signed, submission, patch, source, change):
                 return patch
 
-    async def _admit(self, patch_id: str, submission: PatchSubmission, author_id: str) -> tuple[Patch, str]:
-        best = await self._records.best()
-        best_source = ((await self._records.source(best.source_sha256)) or b"").decode()
+    async def _admit(self, patch_id: str, submission: PatchSubmission, author_id: str) -> tuple[Patch, str, str]:
+        """The patch, its candidate, and the key of what it changes."""
         their_base = await asyncio.to_thread(self._source_at, submission.base_commit)
         admitted = await asyncio.to_thread(admission.admit, submission.diff, their_base)
-        source, fingerprint = admitted.candidate_source, admitted.fingerprint
-        if submission.base_commit != best.commit:
-            merged = await asyncio.to_thread(merging.merge, their_base, best_source, source)
-            if isinstance(merged, merging.Conflict):
-                raise NotNowError(
-                    f"the patch does not merge onto the current best (generation {best.generation}): {merged.reason}; "
-                    "run `autoresearch-volunteer checkout`, make the change again there and submit that"
-                )
-            source, fingerprint = merged, admission.normalised_fingerprint(merged)
-            if fingerprint == admission.normalised_fingerprint(best_source):
-                raise InvalidRequestError(
-                    f"the patch changes nothing in the current best (generation {best.generation})"
-                )
+        base, source = await self._based(submission.base_commit, their_base, admitted.candidate_source)
+        base_source = await self._text(base)
+        fingerprint = admission.normalised_fingerprint(source)
+        if fingerprint == admission.normalised_fingerprint(base_source):
+            raise InvalidRequestError(f"the patch changes nothing in the current best (generation {base.generation})")
+        change = await asyncio.to_thread(change_key, base_source, source)
         challenge = self._swarm.parsed_challenge()
         if len(source.encode()) > challenge.source_bytes:
             raise InvalidRequestError(f"the patched train.py would exceed {challenge.source_bytes} bytes")
         names = await self._records.names([author_id])
-        return Patch(
-            patch_id=patch_id,
-            author_id=author_id,
-            author_name=names.get(author_id) or submission.author_name or author_id[:8],
-            title=submission.title,
-            rationale=submission.rationale,
-            tags=tuple(submission.tags),
-            base_commit=submission.base_commit,
-            base_generation=best.generation,
-            base_sha256=best.source_sha256,
-            candidate_sha256=sha256_hex(source.encode()),
-            fingerprint=fingerprint,
-            submitted_at_ms=self._now_ms(),
-        ), source
+        return (
+            Patch(
+                patch_id=patch_id,
+                author_id=author_id,
+                author_name=names.get(author_id) or submission.author_name or author_id[:8],
+                title=submission.title,
+                rationale=submission.rationale,
+                tags=tuple(submission.tags),
+                base_commit=submission.base_commit,
+                base_generation=base.generation,
+                base_sha256=base.source_sha256,
+                candidate_sha256=sha256_hex(source.encode()),
+                fingerprint=fingerprint,
+                submitted_at_ms=self._now_ms(),
+            ),
+            source,
+            change,
+        )
+
+    async def _based(self, commit: str, their_base: str, source: str) -> tuple[Best, str]:
+        """The base that the author's source is tested against, and the source made for it: the base for new patches
+        if the change merges onto it, else the current best.
+
+        Raises:
+            NotNowError: it merges onto neither.
+        """
+        best = await self._records.best()
+        conflict = ""
+        for base in (await self._base(), best):
+            if base.commit == commit:
+                return base, source
+            merged = await asyncio.to_thread(merging.merge, their_base, await self._text(base), source)
+            if not isinstance(merged, merging.Conflict):
+                return base, merged
+            conflict = merged.reason
+        raise NotNowError(
+            f"the patch does not merge onto the current best (generation {best.generation}): {conflict}; "
+            "run `autoresearch-volunteer checkout`, make the change again there and submit that"
+        )
+
+    async def _base(self) -> Best:
+        now = self._now_ms()
+        at_work = await self._records.store.ranked_between("seen", now - ACTIVE_MS, float(2**53), FEW_MACHINES + 1)
+        lineage = await self._records.lineage()
+        return base_for_new_patches(lineage, now, self._swarm.parsed_challenge().budget_ms, len(at_work))
+
+    async def _text(self, best: Best) -> str:
+        return ((await self._records.source(best.source_sha256)) or b"").decode()
 
     def _source_at(self, commit: str) -> str:
         if not self._lineage.contains(commit):
             raise NotFoundError(f"commit {commit[:12]} is not in the lineage of this swarm: check out the best again")
         return self._lineage.source_at(commit)
 
-    async def _write_patch(self, signed: Envelope, submission: PatchSubmission, patch: Patch, source: str) -> bool:
-        earlier = await self._records.store.get("fingerprints", patch.fingerprint)
-        if earlier is not None:
-            raise AlreadyExistsError(
-                f"the same code is already patch {earlier.decode()}; look at that one with "
-                f"`autoresearch-volunteer patch {earlier.decode()}`"
-            )
-        guards: list[Guard] = [
-            Holds("patches", patch.patch_id, None),
-            Holds("fingerprints", patch.fingerprint, None),
-        ]
-        operations: list[Operation] = list(settling.admitted(patch, submission.diff, source))
+    async def _write_patch(
+        self, signed: Envelope, submission: PatchSubmission, patch: Patch, source: str, change: str
+    ) -> bool:
+        store = self._records.store
+        twins: list[Guard] = []
+        for table, key, what in (
+            ("fingerprints", patch.fingerprint, "the same code"),
+            ("changes", change, "the same change of an earlier best"),
+        ):
+            twin = await store.get(table, key)
+            twins.append(Holds(table, key, twin))
+            if twin is not None and not await self._may_return(twin.decode(), patch):
+                raise AlreadyExistsError(
+                    f"{what} is already patch {twin.decode()}; look at that one with "
+                    f"`autoresearch-volunteer patch {twin.decode()}`"
+                )
+        guards: list[Guard] = [Holds("patches", patch.patch_id, None), *twins]
+        operations: list[Operation] = list(settling.admitted(patch, submission.diff, source, change))
         body = {
             "patch_id": patch.patch_id,
             "author_id": patch.author_id,
@@ -160,6 +195,7 @@ class Intake:
             "base_generation": patch.base_generation,
             "candidate_sha256": patch.candidate_sha256,
             "fingerprint": patch.fingerprint,
+            "change": change,
             "envelope": packed(signed),
         }
         notes = [Note("patch", body)]
@@ -177,11 +213,18 @@ class Intake:
             notes.insert(0, Note("identity", {**introduction, "envelope": packed(signed)}))
 
         async def entered(seq: int) -> Draft:
-            known_as = replace(patch, entry=seq + len(notes) - 1)
-            record = Put("patches", patch.patch_id, known_as.to_bytes())
-            return Draft(notes, guards, [*operations, record], patch.submitted_at_ms)
+            kept = replace(patch, entry=seq + len(notes) - 1)
+            put = Put("patches", patch.patch_id, kept.to_bytes())
+            return Draft(notes, guards, [put, *operations], patch.submitted_at_ms)
 
-        return await self._settled(await self._journal.commit_at(entered))
+        return await self._journal.settle(entered)
+
+    async def _may_return(self, earlier_id: str, patch: Patch) -> bool:
+        """Whether what an earlier patch holds may be tested again: only when that one won and did not merge, and now
+        against the best that it did not merge onto. After any other verdict, a withdrawal too, the evidence that there
+        is would be thrown away, and whoever sends a useless patch often enough would pass it by luck."""
+        earlier = await self._records.patch(earlier_id)
+        return earlier is not None and earlier.verdict == "conflict" and earlier.base_sha256 != patch.base_sha256
 
     async def withdraw(self, signed: Envelope) -> Patch:
         """Takes an undecided patch back. Repeating it is harmless.

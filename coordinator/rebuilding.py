@@ -174,11 +174,12 @@ class Rebuilder:
         return [put, Put("machines", machine.machine_id, machine.to_bytes())]
 
     def _patch(self, entry: Entry) -> Sequence[Operation]:
-        body, best = entry.body, self._bests[-1]
+        body = entry.body
         submission = PatchSubmission.FromString(_envelope(body).payload)
-        if body["base_generation"] != best.generation:
-            raise ValueError(f"it was taken on generation {body['base_generation']}, the best is {best.generation}")
-        source = self._candidate(submission, best, body["candidate_sha256"])
+        base = next((best for best in self._bests if best.generation == body["base_generation"]), None)
+        if base is None:
+            raise ValueError(f"it was taken on generation {body['base_generation']}, which there is not")
+        source = self._candidate(submission, base, body["candidate_sha256"])
         patch = Patch(
             patch_id=body["patch_id"],
             author_id=body["author_id"],
@@ -187,8 +188,8 @@ class Rebuilder:
             rationale=submission.rationale,
             tags=tuple(submission.tags),
             base_commit=submission.base_commit,
-            base_generation=best.generation,
-            base_sha256=best.source_sha256,
+            base_generation=base.generation,
+            base_sha256=base.source_sha256,
             candidate_sha256=body["candidate_sha256"],
             fingerprint=body["fingerprint"],
             submitted_at_ms=entry.at_ms,
@@ -197,10 +198,11 @@ class Rebuilder:
         self._sources[patch.candidate_sha256] = source
         self._fingerprints.add(patch.fingerprint)
         record = Put("patches", patch.patch_id, patch.to_bytes())
-        return [*settling.admitted(patch, submission.diff, source), record]
+        return [*settling.admitted(patch, submission.diff, source, body["change"]), record]
 
     def _candidate(self, submission: PatchSubmission, best: Best, digest: str) -> str:
-        """The diff on its base, merged onto the best if that is another; told by its digest which of the two it was."""
+        """The diff on its base, merged onto the best that it is tested against if that is another; told by its digest
+        which of the two it was."""
         base = next((own for own in reversed(self._bests) if own.commit == submission.base_commit), None)
         if base is None:
             raise ValueError(f"its base {submission.base_commit[:12]} is not in the lineage")

@@ -53,11 +53,12 @@ def found(
     return Finding(decision.verdict, reason, as_json, noise_bpb, evidence_before, excluded, len(jurors))
 
 
-def admitted(patch: Patch, diff: bytes, source: str) -> list[Operation]:
+def admitted(patch: Patch, diff: bytes, source: str, change: str) -> list[Operation]:
     """What a new patch brings besides its own record."""
     return [
         Put("diffs", patch.patch_id, diff),
         Put("fingerprints", patch.fingerprint, patch.patch_id.encode()),
+        Put("changes", change, patch.patch_id.encode()),
         Put("sources", patch.candidate_sha256, source.encode()),
         Rank("patches", patch.patch_id, patch.submitted_at_ms),
         Rank("open", patch.patch_id, patch.submitted_at_ms),

@@ -72,14 +72,17 @@ class Juror:
 class Desk:
     """One coordinator process, until `stop`. A second one on the same store and folder begins where it left off."""
 
-    def __init__(self, url: str, name: str, folder: Path, *, rule: Rule = DEFAULT) -> None:
+    def __init__(
+        self, url: str, name: str, folder: Path, *, rule: Rule = DEFAULT, lineage: Lineage | None = None
+    ) -> None:
         self.now = 1_800_000_000_000
         self.name, self.folder, self.rule = name, folder, rule
+        self.folder.mkdir(exist_ok=True)
+        self._lineage = lineage
         self.store = RedisStore(connect(url), name)
         self.records = Records(self.store)
         self.heard: list[Entry] = []
         self.key = Ed25519PrivateKey.from_private_bytes(sha256_hex(name.encode())[:32].encode())
-        self._ids = itertools.count(1)
 
     async def start(self) -> Self:
         self.export = LedgerExport(self.folder / "ledger.jsonl", self.store)
@@ -87,7 +90,9 @@ class Desk:
         self._exporting = asyncio.create_task(self.export.run())
         self.journal = Journal(self.store, self.export, lambda: self.now)
         swarm = await self.records.swarm()
-        self.lineage = await self._make() if swarm is None else Lineage.open(self.folder / "lineage.git")
+        self.lineage = self._lineage or (
+            await self._make() if swarm is None else Lineage.open(self.folder / "lineage.git")
+        )
         swarm = await self.records.swarm()
         assert swarm is not None
         self.swarm = swarm
@@ -97,7 +102,7 @@ class Desk:
 
         records, journal, lineage = self.records, self.journal, self.lineage
         self.intake = Intake(swarm, records, journal, lineage, clock)
-        chance = Chance(token=lambda: f"{next(self._ids):032x}", seed=lambda: 1)
+        chance = Chance(token=lambda: f"{next(_NAMES):032x}", seed=lambda: 1)
         self.dispatch = Dispatch(swarm, records, journal, self.key, now_ms=clock, chance=chance, lease_ms=60_000)
         self.promoter = Promoter(swarm, records, journal, lineage, clock)
         self.decider = Decider(swarm, records, journal, self.promoter, clock)
@@ -254,8 +259,9 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, folder: Path, *, rule: Rule = DEFAULT) -> AsyncIterator[Desk]:
-    desk = await Desk(url, f"desk-{next(_NAMES)}-{folder.name}", folder, rule=rule).start()
+async def opened(url: str, folder: Path, *, name: str = "", rule: Rule = DEFAULT) -> AsyncIterator[Desk]:
+    """`name`: of a desk that was closed before, to go on with it."""
+    desk = await Desk(url, name or f"desk-{next(_NAMES)}-{folder.name}", folder, rule=rule).start()
     try:
         yield desk
     finally:

@@ -46,8 +46,8 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        accepting admission admission_errors commits eligibility errors facts fleet leasing planning policy
-        ready_orders refusals session settling store turns unified_diff views worth
+        accepting admission admission_errors bases changes commits eligibility errors facts fleet leasing planning
+        policy ready_orders refusals session settling store turns unified_diff views worth
     """),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step

@@ -8,11 +8,12 @@ import grpc
 import pytest
 
 from autoresearch.judging import ledger
+from autoresearch.judging.replay import Replay
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
-from autoresearch.v1.patch_pb2 import Patch
+from autoresearch.v1.patch_pb2 import Patch, Verdict
 from tests.integration.swarm_on_wire import SOURCE, Peer, Starter, Swarm, change
 
 CARDS = ("H100", "A100", "RTX 4090")
@@ -147,6 +148,16 @@ async def test_a_second_winner_is_merged_onto_the_new_best(swarm: Swarm) -> None
     source = git(swarm, "show", "best:train.py")
     assert "RATE * 2" in source
     assert ("WIDTH = 256" in source) != ("WIDTH = 512" in source)
+    replay = Replay()  # everything that was decided follows from the exported ledger
+    replay.follow(map(ledger.parse, swarm.running.ledger.read_bytes().splitlines()))
+    assert (replay.differences, replay.unsettled()) == ([], [])
+    assert (replay.best.generation, replay.best.commit) == (best.generation, best.commit)
+    verdicts = {name: f"VERDICT_{own.verdict.upper()}" for name, own in replay.patches.items()}
+    assert verdicts == {p.patch_id: Verdict.Name(p.verdict) for p in won}
+    board = await swarm.board.GetLeaderboard(board_pb2.GetLeaderboardRequest())
+    for standing in board.volunteers:
+        own = replay.standings[standing.identity_id]
+        assert (standing.trials, standing.train_ms) == (own.trials, own.train_ms)
 
 
 async def test_the_leaderboard_and_events_tell_what_happened(swarm: Swarm) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.lineage import Lineage
 from autoresearch.judging.model import Patch
+from coordinator.lineage import Lineage
 from coordinator.refusals import AlreadyExistsError
 from coordinator.sealed_git import LineageUnusableError
 from tests.integration.desk import Desk, Juror, edit, opened

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from coordinator.bases import FEW_MACHINES, REST_TRIALS, base_for_new_patches
 from autoresearch.judging.model import Best
+from coordinator.bases import FEW_MACHINES, REST_TRIALS, base_for_new_patches
 
 BUDGET_MS = 300_000
 REST_MS = REST_TRIALS * BUDGET_MS

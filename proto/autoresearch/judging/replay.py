@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from autoresearch.judging import pairing, reviewing, spans, trust
 from autoresearch.judging.agreement import FEWEST_OTHERS
 from autoresearch.judging.audit import Audit, audit
-from autoresearch.judging.evidence import Row
+from autoresearch.judging.evidence import EvidenceError, Row
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Belief, Best, Trial
 from autoresearch.judging.rule import Rule
@@ -110,7 +110,7 @@ class Replay:
                 raise ValueError(f"entry {entry.seq} came where entry {self.length} is expected")
             try:
                 _TAKE[entry.kind](self, entry)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
+            except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
                 raise ValueError(
                     f"ledger entry {entry.seq} ({entry.kind}) is not what it should be: {error!r}"
                 ) from error
@@ -174,7 +174,10 @@ class Replay:
         elif "rollback_fell" in body:
             self._check(entry, self._still_rolled_back(patch), False, "whether it stays rolled back")
         else:
-            self._check_verdict(entry, patch)
+            try:
+                self._check_verdict(entry, patch)
+            except EvidenceError as error:  # an earlier entry is false, and was named
+                self._differ(entry, f"verdict: cannot be recomputed ({error})")
         generation = patch.promoted_generation
         if "rollback" in body:
             self._credit(patch, -1)

@@ -9,6 +9,7 @@ import pytest
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Patch
 from autoresearch.judging.replay import Replay
+from autoresearch.v1 import patch_pb2
 from tests.integration.desk import Desk, Juror, edit, opened
 
 
@@ -211,3 +212,80 @@ async def test_a_roll_back_by_liars_falls_when_they_are_found_out(desk: Desk) ->
     assert (again.verdict, again.promoted_generation) == ("promoted", 3)
     assert "A0 = 1" in git(desk, "show", "best:train.py")
     await replayed(desk)
+
+
+async def test_what_helps_one_class_and_harms_another_is_that_class_s_own_improvement(desk: Desk) -> None:
+    author = await desk.juror("author")
+    fans = [await desk.juror(f"fan {n}", "H100") for n in range(3)]
+    harmed = [await desk.juror(f"harmed {n}", "RTX 3060") for n in range(2)]
+    patch = await desk.submit(author, edit(A0=1), title="Wider")
+    for juror in (*fans, *harmed):
+        await desk.baseline(juror, patch.base_sha256, 1.0)
+    for juror in fans[:2]:
+        await desk.trial(juror, patch, 0.98)
+    for juror in harmed:
+        await desk.trial(juror, patch, 1.02)
+        await desk.trial(fans[2], patch, 0.98)
+    await desk.follow()
+    shown = await desk.queries.patch(patch.patch_id)
+    assert shown.verdict == patch_pb2.VERDICT_REGRESSED
+    assert shown.reason.endswith("; an own improvement of H100 24 GB (+0.0200 bpb)")
+    classes = {own.hardware_class: own for own in shown.evidence.classes}
+    assert (classes["H100 24 GB"].own_improvement, classes["H100 24 GB"].worse) == (True, False)
+    assert (classes["RTX 3060 24 GB"].own_improvement, classes["RTX 3060 24 GB"].worse) == (False, True)
+    scores = {score.hardware_class: score for score in (await desk.queries.best()).scores}
+    (own,) = scores["H100 24 GB"].own_improvements
+    assert (own.patch_id, own.title) == (patch.patch_id, "Wider")
+    assert not scores["RTX 3060 24 GB"].own_improvements
+    await replayed(desk)
+
+
+async def test_readers_see_the_whole_decision_and_the_confirmed_gain_beside_it(desk: Desk) -> None:
+    author, *jurors = await desk.jurors("author", "ada", "bea", "cyd")
+    patch = await desk.submit(author, edit(A0=1))
+    for juror in jurors[:2]:
+        await desk.baseline(juror, patch.base_sha256, 1.0)
+        await desk.trial(juror, patch, 0.98)
+    await desk.follow()
+    evidence = (await desk.queries.patch(patch.patch_id)).evidence
+    assert evidence.sentence == "needs 1 more machine; now +3.6 of +4.6"
+    assert (evidence.promote_above, evidence.reject_below) == pytest.approx((4.60517, -4.60517), abs=1e-5)
+    assert evidence.classes[0].identities == 2
+    assert evidence.gain_bpb == pytest.approx(0.02)
+    assert evidence.gain_low_bpb < evidence.gain_bpb < evidence.gain_high_bpb
+    assert 0.0 < evidence.expected_gain_bpb < evidence.gain_bpb
+    won = await desk.promote(patch, jurors[2:])
+    shown = await desk.queries.patch(won.patch_id)
+    assert {own.name for own in shown.evidence.hangs_on} == {"ada", "bea", "cyd"}
+    assert not shown.HasField("confirmation")
+    best = await desk.records.best()
+    for juror in jurors[:2]:
+        await desk.baseline(juror, best.source_sha256, 0.99)
+    await desk.follow()
+    confirmed = (await desk.queries.patch(won.patch_id)).confirmation
+    assert (list(confirmed.generations), confirmed.identities, confirmed.over) == ([1], 2, False)
+    assert confirmed.gain_bpb == pytest.approx(0.01)  # not the 0.02 that it was selected with
+    assert confirmed.log_odds_worse < 0.0 < confirmed.roll_back_above
+    assert (await desk.queries.best()).confirmation == confirmed
+
+
+async def test_everybody_sees_who_is_in_quarantine_and_what_should_be_rolled_back(desk: Desk) -> None:
+    author, eve, *others = await desk.jurors("author", "eve", "ada", "bea", "cyd")
+    pushed = await desk.promote(await desk.submit(author, edit(A0=1), title="Pushed"), [eve, *others[:2]])
+    await cry_wolf(desk, author, eve, others)
+    status = await desk.queries.status()
+    (held,) = status.quarantined
+    assert (held.identity_id, held.name, held.suspicion) == (eve.identity_id, "eve", "cries wolf")
+    assert held.reason.startswith(
+        "reports crashes or failed exams of patches that the others finish; the odds of that are"
+    )
+    (proposal,) = status.proposals
+    assert (proposal.generation, proposal.title) == (1, "Pushed")
+    assert proposal.reason.startswith("its promotion does not stand without eve: ")
+    assert list((await desk.queries.best()).proposals) == [proposal]
+    assert [own.name for own in (await desk.queries.patch(pushed.patch_id)).evidence.excluded] == ["eve"]
+    texts = [event.text async for event in desk.queries.events(0, follow=False)]
+    assert any(text.startswith("eve is in quarantine: it reports crashes") for text in texts)
+    assert any(text.startswith("generation 1 should be rolled back: its promotion does not") for text in texts)
+    board = await desk.queries.leaderboard(10)
+    assert {own.name: own.agreement for own in board.volunteers if own.HasField("agreement")}["ada"] == 1.0

@@ -137,11 +137,20 @@ def test_answers_with_hostile_text_are_harmless() -> None:
     patch.evidence.sentence = NASTY
     patch.evidence.votes.add(name=NASTY, identity_id=NASTY, gain_bpb=float("nan"))
     patch.evidence.progress = float("inf")
+    for jurors in (patch.evidence.hangs_on, patch.evidence.excluded):
+        jurors.add(name=NASTY, identity_id=NASTY)
+    patch.evidence.classes.add(hardware_class=NASTY, gain_bpb=float("nan"))
+    patch.promoted_generation, patch.rolled_back_generation = 1, 2
+    patch.confirmation.gain_bpb = float("nan")
+    patch.confirmation.classes.extend(2 * list(patch.evidence.classes))
     standing = board.Standing(name=NASTY, identity_id=NASTY)
     status = board.GetStatusResponse(swarm_id=NASTY, challenge_name=NASTY)
     status.live.add(volunteer_name=NASTY, patch_id=NASTY, stage=NASTY, hardware_class=NASTY, share=7.0)
     best = patch_pb2.Best(commit=NASTY, patch_id=NASTY, title=NASTY)
-    best.scores.add(hardware_class=NASTY)
+    best.scores.add(hardware_class=NASTY).own_improvements.add(patch_id=NASTY, title=NASTY)
+    best.proposals.add(title=NASTY, reason=NASTY, patch_id=NASTY)
+    status.proposals.extend(best.proposals)
+    status.quarantined.add(name=NASTY, identity_id=NASTY, reason=NASTY, suspicion=NASTY, since_ms=2**62)
     for answer in (
         report.patches([patch]),
         report.patches([]),
@@ -159,3 +168,52 @@ def test_answers_with_hostile_text_are_harmless() -> None:
     console = make_console()
     report.show(console, report.patch(patch))
     assert "verdict 99" in printed(console)
+
+
+def test_a_patch_page_shows_bounds_classes_whom_it_hangs_on_and_the_confirmed_gain() -> None:
+    patch = patch_pb2.Patch(patch_id="d114", title="Wider", promoted_generation=3)
+    evidence = patch.evidence
+    evidence.log_odds, evidence.promote_above, evidence.park_below, evidence.reject_below = 4.9, 4.605, -0.1, -4.605
+    evidence.gain_bpb, evidence.gain_low_bpb, evidence.gain_high_bpb, evidence.expected_gain_bpb = (
+        0.02,
+        0.01,
+        0.03,
+        0.015,
+    )
+    evidence.hangs_on.add(name="ada")
+    evidence.hangs_on.add(identity_id="b" * 32)
+    evidence.excluded.add(name="eve")
+    evidence.classes.add(hardware_class="H100", identities=2, gain_bpb=0.02, own_improvement=True)
+    evidence.classes.add(hardware_class="RTX 3060", identities=1, gain_bpb=-0.02, worse=True)
+    patch.confirmation.generations.extend([2, 3])
+    patch.confirmation.gain_bpb, patch.confirmation.identities = 0.012, 4
+    patch.confirmation.log_odds_worse, patch.confirmation.roll_back_above = -3.1, 4.605
+    console = make_console()
+    report.show(console, report.patch(patch))
+    text = printed(console)
+    for line in (
+        "+4.90 of +4.61  (parked below -0.10, rejected at -4.61)",
+        "gain     +0.0200 bpb, 95 % between +0.0100 and +0.0300; selected for it, so expect +0.0150",
+        f"hangs on ada, {'b' * 32}",
+        "left out eve (in quarantine)",
+        "its own improvement",
+        "promoted as generation 3",
+        "confirmed gain +0.0120 bpb, by 4 volunteer(s), together with 1 other(s)",
+        "audit    -3.10 that it is worse; rolled back at +4.61",
+    ):
+        assert line in text
+
+
+def test_status_and_best_warn_of_quarantines_and_of_promotions_that_should_go() -> None:
+    status = board.GetStatusResponse()
+    status.quarantined.add(name="eve", reason="answers as if it had not run them", since_ms=0)
+    status.proposals.add(generation=3, title="Wider", reason="its promotion does not stand without eve")
+    best = patch_pb2.Best(generation=5, undone=[3])
+    best.proposals.extend(status.proposals)
+    console = make_console()
+    report.show(console, report.status(status))
+    report.show(console, report.best(best))
+    text = " ".join(printed(console).split())
+    assert "eve is in quarantine: it answers as if it had not run them since 1970-01-01" in text
+    assert text.count("generation 3 should be rolled back: its promotion does not stand without eve") == 2
+    assert "takes back generation 3" in text

@@ -89,7 +89,7 @@ def rotary_table(tokens, head_dim, device):
 def rotate(x, cos, sin):
     """x: (rows, heads, tokens, head_dim). The two halves of a head are the pairs that turn."""
     a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1).to(x.dtype)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 def in_window(query, key, window):
     return (query >= key) & (query - key < window)
@@ -117,7 +117,8 @@ class Attention(nn.Module):
             gate = 2 * torch.sigmoid(self.gate(x[..., :GATE_DIMS]))  # one number a head; 1 to begin with
             v = v + gate.unsqueeze(-1) * values.to(v.dtype).unflatten(-1, (-1, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        y = attend(rotate(norm(q), *rotary), rotate(norm(k), *rotary), v, mask)
+        q, k = (rotate(norm(part), *rotary).to(v.dtype) for part in (q, k))  # FlexAttention wants one precision
+        y = attend(q, k, v, mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
 class MLP(nn.Module):

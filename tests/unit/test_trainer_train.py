@@ -124,6 +124,22 @@ def test_flex_attention_sees_the_same_window(windowed, rows):
     torch.testing.assert_close(windowed(rows[:, :11]), expected[:, :11], rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_bfloat16_reaches_attention_whole_and_changes_little(windowed, rows, monkeypatch):
+    """As on a GPU: all that attention is given has the one precision, and the logits are float32 again."""
+    expected, seen = windowed(rows), set()
+    names = type(windowed).forward.__globals__
+    attend = names["attend"]
+    monkeypatch.setattr(windowed, "precision", torch.bfloat16)
+    monkeypatch.setitem(
+        names, "attend", lambda q, k, v, mask: seen.update((q.dtype, k.dtype, v.dtype)) or attend(q, k, v, mask)
+    )
+    logits = windowed(rows)
+    assert seen == {torch.bfloat16}
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.5)
+
+
 def test_the_same_seed_gives_the_same_weights_to_the_last_bit():
     one, two, other = (trained(Served(12, seed=seed), STEP_TOKENS=4 * TOKENS) for seed in (1, 1, 2))
     assert all(torch.equal(one[name], two[name]) for name in one)

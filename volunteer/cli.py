@@ -17,6 +17,7 @@ from autoresearch.text import clean_line
 from trainer.errors import TrainerError
 from volunteer import display, joining, pin
 from volunteer import main as program
+from volunteer.cli_audit import audit
 from volunteer.cli_options import FOLDER, before_command, json_line, json_option, stdout, swarm_options
 from volunteer.cli_patches import checkout, submit, withdraw
 from volunteer.cli_queries import best, events, leaderboard, patch, patches, status
@@ -33,7 +34,7 @@ def cli(**_: object) -> None:
     """Lend this machine to a swarm that improves one train.py, and propose patches to it."""
 
 
-for _command in (submit, withdraw, checkout, patches, patch, leaderboard, best, status, events):
+for _command in (submit, withdraw, checkout, patches, patch, leaderboard, best, status, events, audit):
     cli.add_command(_command)
 
 

@@ -58,6 +58,14 @@ class WrongCoordinatorError(VolunteerError):
     """Whoever answers is not the coordinator that the address names, or does not keep to the protocol."""
 
 
+class AuditError(VolunteerError):
+    """A ledger in which something differs from what it should be; `entry` is where."""
+
+    def __init__(self, entry: int, text: str) -> None:
+        self.entry = entry
+        super().__init__(text)
+
+
 class OrderError(WrongCoordinatorError):
     """An order that this machine must not run; `lease_id` is empty when it cannot be believed either."""
 

@@ -67,14 +67,14 @@ class Attestations:
                 check(self, body)
             elif "envelope" in body:
                 self._any(body)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise AttestError(f"its body is not that of a {kind}: {error!r}") from error
         except (EnvelopeError, DecodeError) as error:
             raise AttestError(f"its envelope does not hold: {error}") from error
         self._taken += 1
 
     def _genesis(self, body: Mapping[str, Any]) -> None:
-        data = b64decode(body["challenge"])
+        data = b64decode(body["challenge"], validate=True)
         challenge = Challenge.FromString(data)
         self.swarm_id = body["swarm_id"]
         self.coordinator_id = key_id(bytes.fromhex(body["coordinator_key"]))
@@ -131,7 +131,7 @@ class Attestations:
         self._addressed(result.swarm_id, verified, body["identity_id"])
         digest = sha256_hex(verified.payload)
         _same("result_sha256", digest, body["result_sha256"])
-        payload = b64decode(body["order_payload"])
+        payload = b64decode(body["order_payload"], validate=True)
         _same("order", result.order_sha256, sha256_hex(payload))
         order = Order.FromString(payload)
         self._answers(result, order, body)

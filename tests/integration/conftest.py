@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration import swarm_that_lived
 from tests.integration.swarm_on_wire import Starter, Swarm
 
 
@@ -31,3 +32,9 @@ def starter(tmp_path: Path, made_swarm: Path) -> Starter:
 async def swarm(starter: Starter) -> AsyncIterator[Swarm]:
     async with starter() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def lived(tmp_path_factory: pytest.TempPathFactory, made_swarm: Path) -> Path:
+    """Data folder of a stopped coordinator whose swarm has promoted, parked and lost patches. Copy it: it is shared."""
+    return swarm_that_lived.make(tmp_path_factory.mktemp("lived"), made_swarm)

@@ -19,7 +19,8 @@ from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import lock
 from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
-from tests.integration.swarm_on_wire import SOURCE, Starter, Swarm, change
+from tests.integration.swarm_on_wire import Starter
+from tests.integration.swarm_that_lived import settled
 from tests.integration.test_coordinator_main_job import three
 
 TABLES = (
@@ -27,67 +28,6 @@ TABLES = (
     "quarantine", "proposals",
 )  # fmt: skip
 RANKINGS = ("patches", "open", "parked", "decided", "trials", "train_ms", "promotions", "gain")
-SECOND = change("        print(RATE, batch)", "        print(RATE * 2, batch)")
-
-
-async def live(swarm: Swarm) -> None:
-    """A swarm's life: promotions, one of them merged, a patch parked, one crashed, one withdrawn, one still open."""
-    author = swarm.peer("author")
-    wide = await author.submit(change("WIDTH = 128", "WIDTH = 256"), "Wider", rationale="because")
-    fast = await author.submit(SECOND, "Faster")
-    peers = await three(swarm)
-    winners = {wide.candidate_sha256, fast.candidate_sha256}
-    for patch in (wide, fast):
-        while (await swarm.patch(patch.patch_id)).verdict != 2:
-            for peer in peers:
-                answer = await peer.ask()
-                if isinstance(answer, trial_pb2.Order):
-                    await peer.deliver(peer.result(answer, 0.97 if answer.source_sha256 in winners else 1.0))
-    useless = await author.submit(change("RATE = 0.003", "RATE = 0.0031", merged()), "Useless")
-    broken = await author.submit(change("    return (WIDTH, config)", "    raise ValueError", merged()), "Broken")
-    for peer in peers:
-        for _ in range(4):
-            answer = await peer.ask()
-            if isinstance(answer, trial_pb2.Order):
-                source = answer.source_sha256
-                fate = (
-                    "crashed"
-                    if source == broken.candidate_sha256
-                    else 1.01
-                    if source == useless.candidate_sha256
-                    else 1.0
-                )
-                await peer.deliver(peer.result(answer, fate, **({"log_tail": "boom"} if fate == "crashed" else {})))
-    await author.withdraw((await author.submit(change("RATE = 0.003", "RATE = 0.0017", merged()), "Regret")).patch_id)
-    await author.submit(change("RATE = 0.003", "RATE = 0.0019", merged()), "Open")
-
-
-def merged() -> str:
-    return SOURCE.replace("WIDTH = 128", "WIDTH = 256").replace("print(RATE, batch)", "print(RATE * 2, batch)")
-
-
-@pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory, made_swarm: Path) -> Path:
-    """The data folder of a stopped coordinator whose swarm has lived."""
-    starter = Starter(tmp_path_factory.mktemp("lived"), made_swarm)
-
-    async def run() -> None:
-        async with starter() as swarm:
-            await live(swarm)
-            await settled(swarm)
-
-    asyncio.run(run())
-    return starter.folder / "swarm"
-
-
-async def settled(swarm: Swarm) -> None:
-    """Everything that is in the ledger was followed."""
-    store = swarm.running.app.records.store
-
-    async def done() -> bool:
-        return int(await store.get("meta", "followed") or 0) == await store.length("ledger")
-
-    await swarm.until(done, 30)
 
 
 async def dump(data_dir: Path) -> dict[str, Any]:

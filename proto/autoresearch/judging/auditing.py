@@ -1,17 +1,17 @@
 """Goes through a ledger from its first line and stops at the first difference: from the form it must have, the chain,
-what was signed, what the coordinator stated of the whole, and what follows from the facts. Pure.
+what was signed, what the coordinator stated of the whole, and, if asked, what follows from the facts. Pure.
 
-One pass, entry by entry, in bounded memory but for what the facts themselves need. Left out: where lines and
-checkpoints come from.
+One pass, entry by entry; memory for what the facts need. Left out: where lines and checkpoints come from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autoresearch.attest import Attestations, AttestError
 from autoresearch.checkpoint import TreeHead
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry, Head, LedgerError
+from autoresearch.judging.replay import Replay
 from autoresearch.merkle import Frontier, leaf_hash
 
 GROWN_EVERY = 512  # leaves appended to the tree at once
@@ -30,9 +30,15 @@ class Audited:
 
 
 class Auditor:
-    """Takes lines in. `heads`: what the coordinator stated, in any order; each is compared when its size is reached."""
+    """Takes lines in.
 
-    def __init__(self, heads: Iterable[TreeHead] = (), coordinator_id: str = "") -> None:
+    `heads`: what the coordinator stated, in any order; each is compared when its size is reached. `coordinator_id`:
+    whose ledger it must be. `decisions`: whether every verdict, change of the quarantine and move of the best is
+    recomputed.
+    """
+
+    def __init__(self, heads: Iterable[TreeHead] = (), coordinator_id: str = "", *, decisions: bool = False) -> None:
+        self.replay = Replay() if decisions else None
         self._heads = sorted(heads, key=lambda own: own.size)
         self._coordinator_id = coordinator_id  # whose ledger it must be; empty: whoever the genesis entry names
         self._compared = 0
@@ -55,6 +61,7 @@ class Auditor:
             raise LedgerError(entry.seq, str(error)) from error
         if not entry.seq:
             self._check_owner()
+        self._recompute(entry)
         self._head = head
         self._leaves.append(leaf_hash(line))
         if len(self._leaves) == GROWN_EVERY or self._due():
@@ -67,6 +74,16 @@ class Auditor:
             raise LedgerError(
                 0, f"it is the ledger of the coordinator {self._signed.coordinator_id}, not of {self._coordinator_id}"
             )
+
+    def _recompute(self, entry: Entry) -> None:
+        if self.replay is None:
+            return
+        try:
+            self.replay.follow([entry])
+        except (ValueError, LookupError, ArithmeticError, AssertionError, StopIteration) as error:
+            raise LedgerError(entry.seq, str(error) or "it cannot be where it is") from error
+        if self.replay.differences:
+            raise LedgerError(*self.replay.differences[0])
 
     def finish(self) -> Audited:
         """What was gone through.
@@ -105,15 +122,3 @@ class Auditor:
                     f"{head.root.hex()[:16]} was signed for: one of entries {before} to {head.size - 1} was changed",
                 )
             self._compared += 1
-
-
-def audited(lines: Iterable[bytes], heads: Sequence[TreeHead] = ()) -> Audited:
-    """A whole ledger.
-
-    Raises:
-        LedgerError: names the first entry that differs.
-    """
-    auditor = Auditor(heads)
-    for line in lines:
-        auditor.take(line)
-    return auditor.finish()

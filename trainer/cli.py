@@ -70,8 +70,10 @@ def _trial_options(command: Command) -> Command:
 
 @main.command("prepare")
 @_data_options
-@click.option("--shards", type=int, help=f"climbmix: training shards, 1 to {MOST_SHARDS}; 0.1 GB each. Default: 10.")
-@click.option("--revision", metavar="COMMIT", help="climbmix: commit of the data set. Default: the newest one.")
+@click.option("--shards", type=int, help=f"climbmix: training shards of 0.1 GB, 1 to {MOST_SHARDS}. Default: 10.")
+@click.option(
+    "--revision", metavar="COMMIT", help="climbmix: its commit. Default: the one that is here, or the newest."
+)
 def prepare_command(dataset: str, data_dir: Path | None, shards: int | None, revision: str | None) -> None:
     """Prepare the data set, or check that it is prepared.
 

@@ -7,17 +7,28 @@ were asked. A fault is taken from the front of its file's list and replaces one 
 import hashlib
 import io
 import json
+import select
+import socket
+import ssl
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 REPOSITORY = "karpathy/climbmix-400b-shuffle"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -101,8 +112,11 @@ class Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, role: str, hub: "LocalHub") -> None:
+    def __init__(self, role: str, hub: "LocalHub", tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.role = role
         self.hub = hub
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -112,18 +126,18 @@ class _Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
 
 class LocalHub:
     """Both servers, what they hold and what they were asked."""
 
-    def __init__(self, files: dict[str, bytes], commit: str = COMMIT) -> None:
+    def __init__(self, files: dict[str, bytes], commit: str = COMMIT, tls: ssl.SSLContext | None = None) -> None:
         self.files = files
         self.commit = commit
         self.faults: dict[tuple[str, str, str], list[Fault]] = defaultdict(list)
         self.asked: list[tuple[str, str, str, dict[str, str]]] = []  # role, method, path, headers
-        self._servers = [_Server("hub", self), _Server("content", self)]
+        self._servers = [_Server("hub", self, tls), _Server("content", self, tls)]
         self.endpoint, self.content_url = (server.url for server in self._servers)
 
     def note(self, handler: Handler) -> None:
@@ -156,12 +170,37 @@ class LocalHub:
 
 
 @contextmanager
-def local_hub(files: dict[str, bytes]) -> Iterator[LocalHub]:
-    hub = LocalHub(files)
+def local_hub(files: dict[str, bytes], tls: ssl.SSLContext | None = None) -> Iterator[LocalHub]:
+    hub = LocalHub(files, tls=tls)
     try:
         yield hub
     finally:
         hub.close()
+
+
+def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate of its own for 127.0.0.1, and what a server needs to show it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a hub")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path, key_path = folder / "hub.crt", folder / "hub.key"
+    path.write_bytes(made.public_bytes(Encoding.PEM))
+    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path, key_path)
+    return path, context
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -265,9 +304,24 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         connection.close()
 
+    def do_CONNECT(self) -> None:
+        """A tunnel, through which TLS goes unread."""
+        self.server.asked.append(self.path)
+        host, _, port = self.path.rpartition(":")
+        with socket.create_connection((host, int(port))) as other:
+            self.send_response(200)
+            self.end_headers()
+            ends = {self.connection: other, other: self.connection}
+            while True:
+                for ready in select.select(list(ends), [], [])[0]:
+                    if not (data := ready.recv(1 << 16)):
+                        self.close_connection = True
+                        return
+                    ends[ready].sendall(data)
+
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests for whole addresses on, and notes them."""
+    """Passes requests for whole addresses on, tunnels others, and notes both."""
 
     daemon_threads = True
 

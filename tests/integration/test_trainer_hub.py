@@ -21,6 +21,7 @@ from tests.integration.hub_server import (
     LocalHub,
     Proxy,
     breaks_off,
+    certificate,
     flipped,
     goes_round,
     ignores_range,
@@ -345,6 +346,29 @@ def test_a_proxy_that_is_down_is_named(server: LocalHub, monkeypatch: pytest.Mon
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(DownloadError, match=r"proxy.*HTTP_PROXY"):
         describe(client(server.endpoint))
+
+
+def test_tls_goes_through_a_proxy_unread_and_its_certificate_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, tls = certificate(tmp_path)
+    proxy = Proxy()
+    monkeypatch.setenv("https_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    try:
+        with local_hub({NAME: CONTENT}, tls) as server:
+            hub = client(server.endpoint)
+            with pytest.raises(DownloadError, match=r"certificate of 127\.0\.0\.1.*REQUESTS_CA_BUNDLE"):
+                describe(hub)
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+            folder = tmp_path / "data"
+            folder.mkdir()
+            assert fetch(hub, describe(hub), folder).read_bytes() == CONTENT
+            addresses = {url.removeprefix("https://") for url in (server.endpoint, server.content_url)}
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+    assert set(proxy.asked) == addresses
 
 
 def test_the_environment_names_endpoint_and_token(server: LocalHub):

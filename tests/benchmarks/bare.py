@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from trainer.agreement import bits_per_byte
 from trainer.manifest import Manifest, load_manifest
 from trainer.packing import Packer
-from trainer.session import Batch, Config
+from trainer.session import Batch, Config, save_weights
 
 OVERRUN_S = 0.1  # a last step may overrun by half of itself, at most by this: the harness's rule
 
@@ -40,6 +41,8 @@ class BareSession:
         self.tokens = 0
         self.spent_s = 0.0
         self.loss = math.nan
+        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._started_at = 0.0
         self._clock = time.process_time if device.type == "cpu" else time.perf_counter
         self._packer = Packer(manifest.shards(), row_tokens=manifest.row_tokens, bos_id=manifest.bos_id, seed=seed)
 
@@ -49,18 +52,21 @@ class BareSession:
         return self._batch(tokens, 0.0)
 
     def batches(self, rows: int) -> Iterator[Batch]:
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        started_at = self._clock()
-        served_at, step_s = started_at, 0.0
+        self._started_at = served_at = self._clock()
+        step_s = 0.0
         while True:
             tokens = torch.from_numpy(self._packer.batch(rows).astype(np.int64))
             now = self._clock()
-            step_s, served_at = (now - served_at) / threads if self.tokens else 0.0, now
-            self.spent_s = (now - started_at) / threads
-            if self.spent_s + step_s > self.budget_s + min(step_s / 2, OVERRUN_S):
+            step_s, served_at = (now - served_at) / self._threads if self.tokens else 0.0, now
+            if self.spend() + step_s > self.budget_s + min(step_s / 2, OVERRUN_S):
                 return
             self.tokens += rows * self.config.sequence_len
             yield self._batch(tokens, self.spent_s / self.budget_s)
+
+    def spend(self) -> float:
+        """What is spent of the budget by now."""
+        self.spent_s = (self._clock() - self._started_at) / self._threads
+        return self.spent_s
 
     def report(self, loss: float) -> None:
         self.steps += 1
@@ -124,6 +130,9 @@ def main(
     manifest = load_manifest(data_dir)
     session = BareSession(manifest, torch.device(device), seed=seed, budget_s=budget_s)
     model = load_source(source, settings).main(session)
+    with tempfile.TemporaryDirectory() as folder:  # a trial hands its weights over on the clock, too
+        save_weights(model, Path(folder) / "weights")
+    session.spend()
     report = {"tokens": session.tokens, "steps": session.steps, "spent_s": session.spent_s, "loss": session.loss}
     if with_score:
         report["val_bpb"] = score(getattr(model, "_orig_mod", model), manifest, session.device)

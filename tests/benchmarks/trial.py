@@ -61,7 +61,7 @@ class Plan:
     tunes: bool
 
 
-QUICK = Plan(budget_s=4.0, seeds=1, pairs=2, pair_budget_s=2.0, tunes=False)
+QUICK = Plan(budget_s=8.0, seeds=1, pairs=2, pair_budget_s=2.0, tunes=False)
 FULL = Plan(budget_s=10.0, seeds=5, pairs=9, pair_budget_s=10.0, tunes=True)
 
 

@@ -34,6 +34,9 @@ class CandidateError(Exception):
 def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
     """Run the candidate's `main`, hand over the weights of the model it returns, and say what that model predicts."""
     seed = int(orders["seed"])
+    if problem := _device_problem(str(orders["device"])):
+        write_frame(write_fd, Frame({"kind": "unusable", "reason": problem}))
+        return
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # for candidates that draw from numpy's global state
     session = Session(
@@ -52,7 +55,8 @@ def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
     if not isinstance(model, torch.nn.Module):
         raise CandidateError("main(session) must return the trained model")
     save_weights(model, Path(orders["weights"]))
-    write_frame(write_fd, Frame({"kind": "weights"}))
+    vram_bytes = torch.cuda.max_memory_allocated() if session.device.type == "cuda" else 0
+    write_frame(write_fd, Frame({"kind": "weights", "peak_vram_bytes": vram_bytes}))
     if "torch._dynamo" in sys.modules:  # what was compiled for training would be compiled again for these questions
         torch.compiler.set_stance("eager_on_recompile")
     original = getattr(model, "_orig_mod", model)  # torch.compile wraps the module it is given
@@ -116,6 +120,15 @@ def _config(orders: Mapping[str, Any]) -> Config:
         bos_id=int(orders["bos_id"]),
         device=torch.device(str(orders["device"])),
     )
+
+
+def _device_problem(device: str) -> str:
+    """Why torch cannot compute on the device. Asked before the candidate is loaded, so that the parent believes it."""
+    try:
+        torch.ones(2, device=device).sum().item()
+    except Exception as error:  # noqa: BLE001  (drivers and builds of torch fail in ways of their own)
+        return f"{type(error).__name__}: {error}"[:1000]
+    return ""
 
 
 def _import_ahead(source: bytes, device: str) -> None:

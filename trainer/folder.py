@@ -40,6 +40,21 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         raise NoSpaceError(folder, needed_bytes, free_bytes)
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """`target` appears whole or not at all.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MachineError(f"cannot write {target} ({error.strerror}): choose another file") from error
+
+
 def remove_tree(root: Path) -> None:
     """Remove `root` and all in it: folders without permissions, links (not what they point to), any depth.
 

@@ -6,7 +6,6 @@ own packages, of which it gets the five modules it runs. What enforces that is `
 `child.py`.
 """
 
-import os
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -126,8 +125,3 @@ def _interpreter() -> list[Path]:
     shared_library = [Path(folder) / name] if folder and name else []
     own = [*chain, *shared_library, Path(sys.prefix) / "pyvenv.cfg", Path(sysconfig.get_path("include"))]
     return own + [part for path in map(Path, _SYSTEM_PATHS) for part in around(path, PACKAGE)]
-
-
-def cpu_count() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,14 +10,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from trainer.live import LiveLine
+from trainer.overlap import may_start_early
+from trainer.record import Record
 from trainer.result import Outcome, TrialProgress, TrialResult, TrialSpec
-from trainer.trial import examine_weights, run_trial
+from trainer.trial import Trial, examine_weights, run_trial
 
 Watch = Callable[[str, TrialSpec], AbstractContextManager[LiveLine]]
 
@@ -44,32 +46,77 @@ def run_repeated(
 ) -> Iterator[tuple[str, TrialResult]]:
     """Run every source with each of `repeat` seeds, a seed's sources one after the other; (name, result) as they end.
 
-    Stops after an aborted trial. `watch(name, spec)` gives the line that shows a run's progress.
+    Each starts up while the one before is examined, where the machine has room. Stops after an aborted trial.
+    `watch(name, spec)` gives the line that shows a run's progress.
     """
-    with _stop_on_interrupt() as stop:
-        for seed in range(spec.seed, spec.seed + repeat):
-            for name, source in sources.items():
-                one = replace(spec, source=source, seed=seed)
-                with watch(name, one) as line:
-                    result = run_trial(one, clock=time.monotonic, on_progress=line.show, stop=stop)
-                yield name, result
-                if result.outcome is Outcome.ABORTED:
-                    return
+    planned = [
+        (name, replace(spec, source=source, seed=seed))
+        for seed in range(spec.seed, spec.seed + repeat)
+        for name, source in sources.items()
+    ]
+    with stopped_by_signals() as stop:
+        yield from _overlapped(planned, watch, stop)
 
 
 def run_exam(spec: TrialSpec, weights: Path, on_progress: Callable[[TrialProgress], None]) -> TrialResult:
     """Examine weights from a file instead of training."""
-    with _stop_on_interrupt() as stop:
+    with stopped_by_signals() as stop:
         return examine_weights(spec, weights, clock=time.monotonic, on_progress=on_progress, stop=stop)
 
 
+def replay(spec: TrialSpec, record: Record, on_progress: Callable[[TrialProgress], None]) -> TrialResult:
+    """Train on the batches of a record with their recorded shares, whatever the time, and examine."""
+    again = replace(spec, replay=record.batches, manifest_sha256=record.manifest_sha256)
+    with stopped_by_signals() as stop:
+        return run_trial(again, clock=time.monotonic, on_progress=on_progress, stop=stop)
+
+
 @contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C and a polite kill end the running trial as ABORTED instead of leaving its processes behind."""
+def stopped_by_signals() -> Iterator[threading.Event]:
+    """Ctrl-C and a polite kill end the running trial as ABORTED instead of leaving its processes behind.
+
+    A second Ctrl-C interrupts whatever does not look at the event, such as checking large files.
+    """
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _overlapped(
+    planned: Sequence[tuple[str, TrialSpec]], watch: Watch, stop: threading.Event
+) -> Iterator[tuple[str, TrialResult]]:
+    with ExitStack() as running:
+        trials = [Trial(spec, clock=time.monotonic, stop=stop) for _, spec in planned]
+        for index, (name, spec) in enumerate(planned):
+            following = trials[index + 1] if index + 1 < len(trials) else None
+            with watch(name, spec) as line, running.enter_context(trials[index]) as trial:
+                if following is not None:
+                    running.callback(following.close)
+                result = trial.run(_starting(following, line.show))
+            yield name, result
+            if result.outcome is Outcome.ABORTED:
+                return
+
+
+def _starting(following: Trial | None, show: Callable[[TrialProgress], None]) -> Callable[[TrialProgress], None]:
+    """Shows progress, and lets the following trial start when the present one is examined, once."""
+    waiting = [following] if following is not None else []
+
+    def on_progress(progress: TrialProgress) -> None:
+        show(progress)
+        if waiting and progress.stage == "exam":
+            trial = waiting.pop()
+            if may_start_early(trial.spec, progress.peak_memory_bytes):
+                trial.start_early()
+
+    return on_progress

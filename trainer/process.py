@@ -45,7 +45,7 @@ class Child:
         self._unsent = bytearray()
         self._processor_s = 0.0
         self._has_ended = False
-        self.starved_share = 0.0  # see _starved_share; known at the end
+        self._scheduled = (0.0, 0.0)
         self.hung_up = False
         orders_read, self._orders = os.pipe()
         self._answers, answers_write = os.pipe()
@@ -114,15 +114,28 @@ class Child:
 
     def processor_s(self) -> float:
         """Processor time of the child's process so far, all its threads together; it never goes back."""
-        self._processor_s = max(self._processor_s, _process_clock(self._process.pid) or self._process.usage().cpu_s)
+        if not self._has_ended:
+            now_s = _process_clock(self._process.pid) or self._process.usage().cpu_s
+            self._processor_s = max(self._processor_s, now_s)
         return self._processor_s
+
+    def scheduled(self) -> tuple[float, float]:
+        """Seconds for which the child's main thread ran, and waited for a processor, so far."""
+        return self._scheduled if self._has_ended else _scheduled(self._process.pid)
+
+    @property
+    def starved_share(self) -> float:
+        """Of the time in which the main thread wanted a processor: how much of it it waited for one."""
+        ran_s, waited_s = self.scheduled()
+        return waited_s / max(1e-9, ran_s + waited_s)
 
     def end(self) -> None:
         """Kill the whole tree, keep the last of its log, close everything. When it returns no process is alive."""
         if self._has_ended:
             return
+        self._scheduled = self.scheduled()
+        self.processor_s()
         self._has_ended = True
-        self.starved_share = _starved_share(self._process.pid)
         self._process.kill_tree()
         for _ in range(64):  # what a pipe holds at most; the writers are dead
             if self._output not in self._open:
@@ -182,16 +195,16 @@ def _process_clock(pid: int) -> float | None:
         return None  # it has ended
 
 
-def _starved_share(pid: int) -> float:
-    """Time a process's main thread waited for a processor / (that + time it ran); 0 where the system does not tell.
+def _scheduled(pid: int) -> tuple[float, float]:
+    """Seconds for which a process's main thread ran, and waited for a processor; zeros where the system does not tell.
 
     Linux: /proc/PID/schedstat holds both, in nanoseconds. Sleeping counts as neither.
     """
     try:
         ran, waited = map(int, Path(f"/proc/{pid}/schedstat").read_text().split()[:2])
     except (OSError, ValueError):
-        return 0.0
-    return waited / max(1, ran + waited)
+        return 0.0, 0.0
+    return ran / 1e9, waited / 1e9
 
 
 def _close(fds: Iterable[int]) -> None:

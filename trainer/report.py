@@ -7,12 +7,14 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
+from importlib import metadata
 
-from trainer.result import Outcome, TrialResult
+from trainer.record import Record
+from trainer.result import Outcome, TrialResult, TrialSpec
 
-# Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal's is close enough.
-_STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
-_NORMAL_95 = 1.96
+# Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom, and the normal's.
+_STUDENT_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+_NORMAL_95 = 1.959964
 
 
 def block(result: TrialResult) -> str:
@@ -24,9 +26,12 @@ def block(result: TrialResult) -> str:
         "total_seconds": f"{result.wall_s:.1f}",
         "startup_seconds": f"{result.startup_s:.1f}",
         "exam_seconds": f"{result.exam_s:.1f}",
+        "peak_vram_mb": f"{result.peak_vram_bytes / 2**20:.1f}",
         "peak_memory_mb": f"{result.peak_memory_bytes / 2**20:.1f}",
         "total_tokens_M": f"{result.tokens_served / 1e6:.3f}",
         "num_steps": str(result.steps),
+        "num_params_M": f"{result.parameters / 1e6:.3f}",
+        **({"depth": str(result.depth)} if result.depth else {}),
         "cpu_share": f"{result.cpu_share:.2f}" if result.cpu_share is not None else "none",
     }
     if result.fresh_bpb is not None:
@@ -79,7 +84,40 @@ def _of(runs: Sequence[tuple[str, TrialResult]], name: str) -> list[TrialResult]
 
 def as_json(result: TrialResult) -> dict[str, object]:
     """The result as plain JSON values."""
-    return {**dataclasses.asdict(result), "outcome": result.outcome.value, "loss_curve": list(result.loss_curve)}
+    fields = {
+        field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "batches"
+    }
+    return {**fields, "outcome": result.outcome.value, "loss_curve": list(result.loss_curve)}
+
+
+def replay_json(record: Record, spec: TrialSpec, result: TrialResult) -> dict[str, object]:
+    """How a replay compares with its record; the difference is replayed minus recorded, null where it has no score."""
+    return {
+        "val_bpb_recorded": record.val_bpb,
+        "val_bpb_difference": None if result.val_bpb is None else result.val_bpb - record.val_bpb,
+        "weights_sha256_recorded": record.weights_sha256,
+        "same_weights": result.weights_sha256 == record.weights_sha256,
+        "same_source": spec.source == record.source,
+        "batches_recorded": len(record.batches),
+        "batches_served": len(result.batches),
+    }
+
+
+def replay_lines(record: Record, spec: TrialSpec, result: TrialResult, trial_code_sha256: str) -> list[str]:
+    """The same in words, and why the numbers may differ."""
+    compared = replay_json(record, spec, result)
+    served = f"{compared['batches_served']} of {compared['batches_recorded']} recorded batches"
+    lines = [f"replayed: {served}, val_bpb {record.val_bpb:.6f} recorded"]
+    if result.val_bpb is not None:
+        same = "the same weights" if compared["same_weights"] else "other weights"
+        lines[0] += f", difference {result.val_bpb - record.val_bpb:+.6f}, {same}"
+    reasons = [
+        *([] if compared["same_source"] else ["another source"]),
+        *([] if spec.threads == record.threads else [f"{spec.threads} threads instead of {record.threads}"]),
+        *([] if trial_code_sha256 == record.trial_code_sha256 else ["other trial code than recorded"]),
+        *([] if metadata.version("torch") == record.torch else [f"another torch than the recorded {record.torch}"]),
+    ]
+    return [*lines, *([f"may differ for: {', '.join(reasons)}"] if reasons else [])]
 
 
 def scores(results: Sequence[TrialResult]) -> list[float]:
@@ -100,9 +138,19 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     mean = statistics.mean(differences)
     if len(differences) < 2:
         return mean, math.inf
-    degrees = len(differences) - 1
-    factor = _STUDENT_95[degrees - 1] if degrees <= len(_STUDENT_95) else _NORMAL_95
-    return mean, factor * statistics.stdev(differences) / math.sqrt(len(differences))
+    return mean, student_95(len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def student_95(degrees: int) -> float:
+    """The two-sided 95 % point of Student's t, to 0.001.
+
+    Beyond the table: the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5, three terms).
+    """
+    if degrees <= len(_STUDENT_95):
+        return _STUDENT_95[degrees - 1]
+    z = _NORMAL_95
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees + second / degrees**2
 
 
 def comparison(name: str, other: str, differences: Sequence[float]) -> str:

@@ -4,6 +4,8 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.batches import BatchLog
+
 CURVE_POINTS = 64
 
 
@@ -25,20 +27,19 @@ class TrialLimits:
     startup_s: from launch to the first batch: imports, compiling, warming up on random tokens.
     warmup_s: of that, what the candidate's own code may spend for nothing where the budget is processor time.
     grace_s: after the budget, until the parent stops waiting for the weights.
-    overtime_s: of that, what hand-over may really take, beside the time to write the weights at `save_bytes_per_s`.
+    overtime_s: of that, what hand-over may really take after the last step, beside the time to write the weights at
+        `save_bytes_per_s`. What a last step may take is `pace.longest_overrun_s`.
     stretch: how many times its budget a trial may last by the wall, where the budget is processor time.
     exam_s: for each of the two exam children, from its orders to its last answer.
     exam_probes: secret positions at which the second child checks the first.
     interview_s: by the budget's clock, besides a share of the budget: for the trained model's answer to a few rows. On
         a GPU `interview_gpu_s`, because kernels are loaded when they are first used.
-    max_starved: a trial that waited longer than this share of the time in which it wanted a processor was disturbed;
-        for one that timed out `max_starved_late` is enough.
     """
 
     startup_s: float = 120.0
     warmup_s: float = 1.5
     grace_s: float = 10.0
-    overtime_s: float = 0.25
+    overtime_s: float = 0.15
     save_bytes_per_s: float = 500e6
     stretch: float = 6.0
     exam_s: float = 60.0
@@ -50,8 +51,6 @@ class TrialLimits:
     memory_bytes: int = 8 << 30
     batch_tokens: int = 1 << 22
     log_tail_bytes: int = 16 * 1024
-    max_starved: float = 0.9
-    max_starved_late: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class TrialSpec:
     sandbox: `auto` for the best this machine has, `none` for no protection at all.
     fresh_rows: rows of the reserve book to examine besides, drawn by fresh_seed (baselines only).
     keep_weights: where to copy the checked weights of a completed trial.
+    replay: serve these batches instead of going by the clock.
     """
 
     source: bytes
@@ -81,6 +81,7 @@ class TrialSpec:
     fresh_rows: int = 0
     fresh_seed: int = 0
     keep_weights: Path | None = None
+    replay: BatchLog | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class TrialProgress:
     step: int = 0
     loss: float | None = None
     tokens: int = 0
+    peak_memory_bytes: int = 0  # of the training, once that is over
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class TrialResult:
     """What the parent measured; `steps` and `loss_curve` are the candidate's own words.
 
     train_s: what was spent of the budget, by the budget's clock. The other times are by the wall.
+    startup_s: until the first batch was asked for. Where a trial was started early, wall_s does not hold all of it.
+    parameters, depth: numbers in the weights, and the longest row of equal parts in them (blocks); 0 when not known.
+    peak_vram_bytes: the candidate's own word; 0 without a GPU.
+    batches_sha256: names rows and shares of all batches served; `batches` are those themselves.
     loss_curve: at most 64 of (share of the budget, loss in nats per token).
     cpu_share: processor time of the child while training / (wall time x threads); None where it never trained.
     disturbed: why this trial should not be believed but repeated; empty when it was not.
@@ -122,6 +128,11 @@ class TrialResult:
     cpu_share: float | None = None
     disturbed: str = ""
     exam_margin: float | None = None
+    parameters: int = 0
+    depth: int = 0
+    peak_vram_bytes: int = 0
+    batches_sha256: str = ""
+    batches: BatchLog = field(default_factory=BatchLog, repr=False)
 
 
 class TrialEnded(Exception):  # noqa: N818  (not an error: how a stage says that the trial is over, whatever the reason)

@@ -11,7 +11,8 @@ Lives in the candidate's process, so nothing here is believed: time, tokens and 
 that rewrites this module only makes its own trial fail.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,16 +71,23 @@ class Session:
         """Batches of `rows` rows until the budget is spent. The clock starts with the first one.
 
         `ahead` batches are asked for before they are needed, which hides the copy to a GPU; on a CPU it gains nothing.
+        A GPU works behind the program that tells it what to do, by one step at most here: were it more, the last
+        steps would be worked off after the budget is spent.
         """
-        ahead = (1 if self.device.type == "cuda" else 0) if ahead is None else ahead
-        for _ in range(ahead):
-            self._ask(rows)
-        while True:
-            self._ask(rows)
-            batch = self._receive(rows)
-            if batch is None:
-                return
+        behind = 1 if self.device.type == "cuda" else 0
+        ahead = behind if ahead is None else ahead
+        queued: deque[Callable[[], None]] = deque()  # each waits until a step is done
+        finished = 0
+        self._ask(rows, finished)
+        while (batch := self._receive(rows)) is not None:
             yield batch
+            queued.append(self._wait_for_all())
+            is_first = finished == 0  # done alone, so that the parent learns how long a step takes
+            while len(queued) > (0 if is_first else behind):
+                queued.popleft()()
+                finished += 1
+            for _ in range(1 + ahead if is_first else 1):
+                self._ask(rows, finished)
 
     def random_batch(self, rows: int) -> Batch:
         """Random tokens in a batch's shape: for compiling and warming up before the clock starts."""
@@ -92,9 +100,18 @@ class Session:
         self._steps += 1
         self._loss = float(loss)
 
-    def _ask(self, rows: int) -> None:
+    def _wait_for_all(self) -> Callable[[], None]:
+        """A way to wait for everything that was asked of the device so far."""
+        if self.device.type != "cuda":
+            return lambda: None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves its types out
+        event.record()
+        return event.synchronize
+
+    def _ask(self, rows: int, finished: int) -> None:
         loss = self._loss if self._loss is not None and np.isfinite(self._loss) else None
-        write_frame(self._write_fd, Frame({"kind": "want", "rows": rows, "step": self._steps, "loss": loss}))
+        said = {"rows": rows, "step": self._steps, "loss": loss, "finished": finished}
+        write_frame(self._write_fd, Frame({"kind": "want", **said}))
 
     def _receive(self, rows: int) -> Batch | None:
         frame = read_frame(self._read_fd, MAX_BATCH_BYTES)

@@ -1,11 +1,10 @@
-"""The stages of one trial in order, and what is known of it after each: train, take the weights, examine them.
+"""The stages of one trial in order, and what is known of it after each: warm up, train, take the weights, examine them.
 
 Fills itself in stage by stage, so that a result can be made wherever a trial ends. Who runs the stages, and cleans up,
 is `trial.py`.
 """
 
 import math
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,13 +14,18 @@ import numpy as np
 
 from trainer import sandbox
 from trainer.agreement import Question, bits_per_byte, draw_probes, judge_trained
+from trainer.anatomy import Anatomy, read_anatomy
+from trainer.disturbance import GpuUse, Waiting, disturbance
 from trainer.examiner import INTERVIEW_SHARE, Examiner
 from trainer.feed import Feed
-from trainer.folder import remove_tree
+from trainer.folder import copy_whole, remove_tree
+from trainer.gpu import open_gpu
 from trainer.gpus import leased_gpu
+from trainer.host import read_counters, use_between
 from trainer.installation import Installation, lay_out
 from trainer.log import LogTail, anonymous
 from trainer.manifest import Manifest
+from trainer.pace import LivePace, ReplayedPace
 from trainer.packing import Packer, seeded_order
 from trainer.process import Child
 from trainer.result import (
@@ -50,26 +54,29 @@ class Stages:
         folder: Path,
         *,
         clock: Callable[[], float],
-        on_progress: Callable[[TrialProgress], None],
         stop: threading.Event,
         secret: Callable[[], int],
     ) -> None:
+        self.on_progress: Callable[[TrialProgress], None] = lambda _progress: None
         self._spec = spec
         self._manifest = manifest
         self._folder = folder
         self._clock = clock
-        self._on_progress = on_progress
         self._stop = stop
         self._secret = secret
         self._log = LogTail(spec.limits.log_tail_bytes)
         self._feed = self._make_feed(clock)
+        self._counters = read_counters(clock)
+        self._gpu = open_gpu(spec.device)
         self._source = folder / "source" / "train.py"
         self._taken = folder / "weights" / "weights.safetensors"
         self._installation: Installation
+        self._training: Child | None = None
         self._trainer: Trainer | None = None
         self._sealed: str | None = None
         self._interview: tuple[np.ndarray, np.ndarray] | None = None
         self._weights: Weights | None = None
+        self._anatomy = Anatomy()
         self._peak_memory_bytes = 0
         self._exam_began_at: float | None = None
         self._exam_ended_at = 0.0
@@ -77,6 +84,12 @@ class Stages:
         self._fresh_bpb: float | None = None
         self._margin: float | None = None
         self._children: list[Child] = []
+
+    def close(self) -> None:
+        """End every process that is left, and keep the last words of each."""
+        self._end_training()
+        for child in self._children:
+            child.end()
 
     def lay_out(self) -> None:
         """Write the source and what a child may import into the trial's folder.
@@ -114,17 +127,23 @@ class Stages:
             cpu_share=self._cpu_share(),
             disturbed=self._disturbance(outcome),
             exam_margin=self._margin,
+            parameters=self._anatomy.parameters,
+            depth=self._anatomy.depth,
+            peak_vram_bytes=self._trainer.peak_vram_bytes if self._trainer is not None else 0,
+            batches_sha256=self._feed.log.sha256() if len(self._feed.log) else "",
+            batches=self._feed.log,
         )
 
     def _make_feed(self, budget_clock: Callable[[], float]) -> Feed:
         manifest, limits = self._manifest, self._spec.limits
         packer = Packer(manifest.shards(), row_tokens=manifest.row_tokens, bos_id=manifest.bos_id, seed=self._spec.seed)
+        replay = self._spec.replay
+        pace = ReplayedPace(replay, budget_clock) if replay else LivePace(self._spec.budget_s, budget_clock)
         return Feed(
             packer,
             row_tokens=manifest.row_tokens,
-            budget_s=self._spec.budget_s,
             max_rows=limits.batch_tokens // manifest.row_tokens,
-            clock=budget_clock,
+            pace=pace,
         )
 
     def _budget_clock(self, child: Child) -> Callable[[], float]:
@@ -132,33 +151,57 @@ class Stages:
             return self._clock
         return lambda: child.processor_s() / self._spec.threads
 
-    def train(self) -> Path:
-        """Let a child train for the budget. The file it wrote, with its process tree dead.
+    def warm_up(self) -> None:
+        """Start a child and wait until it asks for its first batch.
 
         Raises:
             TrialEnded: it did not come so far.
         """
-        output = self._folder / "training"
-        written = output / "weights.safetensors"
-        with self._child("train", output, self._spec.limits.weights_bytes) as child:
-            self._feed = self._make_feed(self._budget_clock(child))
-            self._trainer = Trainer(
-                child,
-                self._feed,
-                self._spec.limits,
-                budget_s=self._spec.budget_s,
-                clock=self._clock,
-                budget_clock=self._budget_clock(child),
-                free_warmup_s=self._spec.limits.warmup_s if self._spec.device == "cpu" else math.inf,
-                stop=self._stop,
-                on_progress=self._on_progress,
-            )
-            try:
-                self._trainer.run(self._orders(written, seed=self._spec.seed, budget_s=self._spec.budget_s))
-                self._hear_trained(child, written)
-            finally:
-                self._peak_memory_bytes = child.usage().peak_memory_bytes
-        return written
+        child = self._training = self._child("train", self._output, self._spec.limits.weights_bytes)
+        self._feed = self._make_feed(self._budget_clock(child))
+        self._trainer = Trainer(
+            child,
+            self._feed,
+            self._spec.limits,
+            budget_s=self._spec.budget_s,
+            clock=self._clock,
+            budget_clock=self._budget_clock(child),
+            free_warmup_s=self._spec.limits.warmup_s if self._spec.device == "cpu" else math.inf,
+            stop=self._stop,
+        )
+        self.on_progress(TrialProgress("starting", 0.0))
+        self._trainer.warm_up(self._orders(self._written, seed=self._spec.seed, budget_s=self._spec.budget_s))
+
+    def train(self) -> Path:
+        """Let the child train for the budget. The file it wrote, with its process tree dead.
+
+        Raises:
+            TrialEnded: it did not come so far.
+        """
+        assert self._trainer is not None
+        assert self._training is not None
+        self._trainer.serve(self.on_progress, self._watch)
+        self._hear_trained(self._training, self._written)
+        self._end_training()
+        return self._written
+
+    def _end_training(self) -> None:
+        child, self._training = self._training, None
+        if child is not None:
+            self._peak_memory_bytes = child.usage().peak_memory_bytes
+            child.end()
+
+    @property
+    def _output(self) -> Path:
+        return self._folder / "training"
+
+    @property
+    def _written(self) -> Path:
+        return self._output / "weights.safetensors"
+
+    def _watch(self) -> None:
+        if self._gpu is not None:
+            self._gpu.sample(self._clock())
 
     def _hear_trained(self, child: Child, written: Path) -> None:
         """Fix the weights, then ask the model that was trained what it loses on rows it could not foresee."""
@@ -189,8 +232,10 @@ class Stages:
             TrialEnded: they are not what they should be, or came too late.
         """
         self._weights = take_weights(written, self._taken, self._spec.limits.weights_bytes, self._sealed)
+        self._anatomy = read_anatomy(self._taken)
         if self._trainer is not None:
-            self._trainer.check_overtime(self._weights.size_bytes)
+            if self._spec.replay is None:  # a replay goes by no clock
+                self._trainer.check_overtime(self._weights.size_bytes)
             remove_tree(written.parent)
 
     def examine(self) -> None:
@@ -200,6 +245,7 @@ class Stages:
             TrialEnded: they failed, or disagree.
         """
         self._exam_began_at = self._clock()
+        self.on_progress(TrialProgress("exam", 0.0, peak_memory_bytes=self._peak_memory_bytes))
         question, examiner = self._question(), self._examiner()
         orders = self._orders(self._taken)
         with ExitStack() as running:
@@ -219,7 +265,7 @@ class Stages:
         self._exam_ended_at = self._clock()
         self._score(claims, question)
         if self._spec.keep_weights is not None:
-            shutil.copyfile(self._taken, self._spec.keep_weights)
+            copy_whole(self._taken, self._spec.keep_weights)
 
     def _score(self, claims: np.ndarray, question: Question) -> None:
         fixed = self._manifest.exam_rows
@@ -234,7 +280,7 @@ class Stages:
             device=self._spec.device,
             clock=self._clock,
             stop=self._stop,
-            on_progress=self._on_progress,
+            on_progress=self.on_progress,
         )
 
     def _chance(self) -> np.random.Generator:
@@ -289,7 +335,7 @@ class Stages:
     def _startup_s(self) -> float:
         if self._trainer is None:
             return 0.0
-        return (self._trainer.started_at or self._clock()) - self._trainer.launched_at
+        return (self._trainer.ready_at or self._clock()) - self._trainer.launched_at
 
     def _cpu_share(self) -> float | None:
         trainer = self._trainer
@@ -298,9 +344,16 @@ class Stages:
         return trainer.processor_s / (max(1e-9, trainer.ended_at - trainer.started_at) * self._spec.threads)
 
     def _disturbance(self, outcome: Outcome) -> str:
-        limits = self._spec.limits
-        allowed = limits.max_starved_late if outcome is Outcome.TIMED_OUT else limits.max_starved
-        starved = max((child.starved_share for child in self._children), default=0.0)
-        if starved <= allowed:
-            return ""
-        return f"other programs used the processor: the trial waited for it {starved:.0%} of the time"
+        own_s = sum(child.processor_s() for child in self._children)
+        host = use_between(self._counters, read_counters(self._clock), children_s=own_s)
+        waiting = Waiting(
+            share=max((child.starved_share for child in self._children), default=0.0),
+            lost=self._trainer.lost_share if self._trainer is not None else 0.0,
+        )
+        return disturbance(
+            waiting,
+            host,
+            self._gpu.use() if self._gpu is not None else GpuUse(),
+            by_wall=self._spec.device != "cpu",
+            late=outcome is Outcome.TIMED_OUT,
+        )

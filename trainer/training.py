@@ -8,17 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.conversation import Conversation
+from trainer.errors import MachineError
 from trainer.feed import Feed
+from trainer.log import one_line
+from trainer.pace import longest_overrun_s
 from trainer.process import Child
 from trainer.result import Outcome, TrialEnded, TrialLimits, TrialProgress
 from trainer.wire import Frame
 
 _PROGRESS_EVERY_S = 0.2
 _SHORTEST_WAIT_S = 0.02
+_MOST_BYTES = 1 << 50
 
 
 class Trainer:
-    """Drives one child from its orders to its weights.
+    """Drives one child from its orders to its weights: `warm_up`, then `serve`, from one thread at a time.
 
     Two clocks: `clock` is the wall's; `budget_clock` is the one the budget is spent by (the feed's): the wall's on a
     GPU, processor seconds per thread on a CPU. The latter makes a trial on a busy machine longer, not worse, and more
@@ -37,13 +41,15 @@ class Trainer:
         budget_clock: Callable[[], float],
         free_warmup_s: float,
         stop: threading.Event,
-        on_progress: Callable[[TrialProgress], None],
     ) -> None:
         self.launched_at = clock()
-        self.started_at: float | None = None  # all instants by the wall
+        self.ready_at: float | None = None  # when it asked for its first batch; all instants by the wall
+        self.started_at: float | None = None  # when it was given that
         self.ended_at: float | None = None
         self.spent_s = 0.0  # of the budget's clock, from the first batch to the last word
         self.processor_s = 0.0  # likewise
+        self.lost_share = 0.0  # of the time from the first batch to the last word: how much the child waited for
+        self.peak_vram_bytes = 0  # the candidate's own word
         self._feed = feed
         self._child = child
         self._limits = limits
@@ -52,28 +58,48 @@ class Trainer:
         self._budget_clock = budget_clock
         self._free_warmup_s = free_warmup_s
         self._conversation = Conversation(child, clock=clock, stop=stop)
-        self._on_progress = on_progress
+        self._first = Frame({})
         self._progress_at = 0.0
         self._processor_at_start_s = 0.0
+        self._waited_at_start_s = 0.0
 
-    def run(self, orders: Frame) -> None:
-        """Serve until the child says that its weights are written.
+    def warm_up(self, orders: Frame) -> None:
+        """Give the orders and wait until the child asks for its first batch.
+
+        Raises:
+            TrialEnded: it crashed, came late or was stopped.
+            MachineError: torch cannot use the device.
+        """
+        self._child.send(orders)
+        said = self._next()
+        if said.kind == "unusable":  # so far only our own code ran there
+            raise MachineError(
+                f"torch cannot use the device ({one_line(str(said.header.get('reason')))}): mend its driver, or choose "
+                "another with --device"
+            )
+        if said.kind != "loaded":
+            raise TrialEnded(Outcome.DISQUALIFIED, "spoke on the harness's pipe before its source was loaded")
+        loaded_s = self._budget_clock()
+        self._first = self._next()
+        self.ready_at = self._clock()
+        self._feed.pace.charge(self._budget_clock() - loaded_s - self._free_warmup_s)
+
+    def serve(self, on_progress: Callable[[TrialProgress], None], on_served: Callable[[], None]) -> None:
+        """Serve until the child says that its weights are written. `on_served` is called while it computes.
 
         Raises:
             TrialEnded: it crashed, came late or was stopped.
         """
-        self._child.send(orders)
-        self._on_progress(TrialProgress("starting", 0.0))
+        frame = self._first
         try:
-            if self._next().kind != "loaded":
-                raise TrialEnded(Outcome.DISQUALIFIED, "spoke on the harness's pipe before its source was loaded")
-            loaded_s = self._budget_clock()
-            while (frame := self._next()).kind != "weights":
-                if self.started_at is None:
-                    self._feed.charge(self._budget_clock() - loaded_s - self._free_warmup_s)
+            while frame.kind != "weights":
                 self._answer(frame)
+                self._report(on_progress)
+                on_served()
+                frame = self._next()
         finally:
             self._note_end()
+        self.peak_vram_bytes = _bytes(frame.header.get("peak_vram_bytes"))
         if not self._feed.tokens_served:
             used_up = self.started_at is not None
             why = "spent its whole budget before its first batch" if used_up else "handed over weights without training"
@@ -85,7 +111,8 @@ class Trainer:
         Raises:
             TrialEnded: it did.
         """
-        allowed_s = self._limits.overtime_s + weights_bytes / self._limits.save_bytes_per_s
+        saving_s = self._limits.overtime_s + weights_bytes / self._limits.save_bytes_per_s
+        allowed_s = longest_overrun_s(self._budget_s) + saving_s
         over_s = self.spent_s - self._budget_s
         if over_s > allowed_s:
             raise TrialEnded(
@@ -102,12 +129,12 @@ class Trainer:
         """
         while True:
             wall_deadline_at, late = self._wall_deadline()
-            budget_left_s = self._feed.deadline_at + self._limits.grace_s - self._budget_clock()
+            budget_left_s = self._feed.pace.deadline_at + self._limits.grace_s - self._budget_clock()
             wait_until = self._clock() + max(_SHORTEST_WAIT_S, budget_left_s)
             frame = self._conversation.frame(min(wall_deadline_at, wait_until))
             if self._clock() >= wall_deadline_at:
                 raise TrialEnded(Outcome.TIMED_OUT, late)
-            if self._budget_clock() >= self._feed.deadline_at + self._limits.grace_s:
+            if self._budget_clock() >= self._feed.pace.deadline_at + self._limits.grace_s:
                 late = f"did not hand over its weights within {self._limits.grace_s:.0f} s after its budget"
                 raise TrialEnded(Outcome.TIMED_OUT, late)
             if frame is not None:
@@ -129,29 +156,32 @@ class Trainer:
         if self.started_at is None:
             self.started_at = self._clock()
             self._processor_at_start_s = self._child.processor_s()
+            self._waited_at_start_s = self._child.scheduled()[1]
         self._feed.pack_ahead()
-        self._report()
 
     def _note_end(self) -> None:
         """Read all clocks while the child may still be there."""
-        if self.started_at is None or self._feed.started_at is None:
+        if self.started_at is None or self._feed.pace.started_at is None:
             return
         self.ended_at = self._clock()
         self.processor_s = self._child.processor_s() - self._processor_at_start_s
-        self.spent_s = self._budget_clock() - self._feed.started_at
+        waited_s = self._child.scheduled()[1] - self._waited_at_start_s
+        self.lost_share = waited_s / max(1e-9, self.ended_at - self.started_at)
+        self.spent_s = self._budget_clock() - self._feed.pace.started_at
 
-    def _report(self) -> None:
+    def _report(self, on_progress: Callable[[TrialProgress], None]) -> None:
         now = self._clock()
-        if self._feed.spent_at is not None:
-            self._on_progress(
-                TrialProgress("weights", 0.0, self._feed.steps, self._feed.loss, self._feed.tokens_served)
-            )
+        said = (self._feed.steps, self._feed.loss, self._feed.tokens_served)
+        if self._feed.pace.spent_at is not None:
+            on_progress(TrialProgress("weights", 0.0, *said))
         elif now - self._progress_at >= _PROGRESS_EVERY_S:
             self._progress_at = now
-            share = self._feed.share()
-            self._on_progress(
-                TrialProgress("training", share, self._feed.steps, self._feed.loss, self._feed.tokens_served)
-            )
+            on_progress(TrialProgress("training", self._feed.pace.share(), *said))
+
+
+def _bytes(said: object) -> int:
+    """A candidate's number of bytes: shown to people, and clamped to what could be."""
+    return min(max(0, said), _MOST_BYTES) if type(said) is int else 0
 
 
 def orders_for(fields: dict[str, object], source: Path, weights: Path) -> Frame:

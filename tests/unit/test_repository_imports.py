@@ -49,6 +49,7 @@ PURE = {
         accepting admission admission_errors bases changes commits eligibility errors facts fleet leasing planning
         policy ready_orders refusals session settling store turns unified_diff views worth
     """),
+    "trainer": names("batches disturbance source"),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step
     """),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.feed import Feed
+from trainer.pace import LivePace, ReplayedPace, longest_overrun_s
 from trainer.packing import Packer
 from trainer.result import CURVE_POINTS, Outcome, TrialEnded
 from trainer.shard import MemoryShard
@@ -29,11 +30,18 @@ def clock() -> Clock:
     return Clock()
 
 
+def packer() -> Packer:
+    shard = MemoryShard(np.arange(5000, dtype="<u2"), np.array([0, 5000], dtype="<u8"))
+    return Packer([shard], row_tokens=ROW, bos_id=60_000, seed=1)
+
+
+def live(clock: Clock, budget_s: float = 10.0) -> Feed:
+    return Feed(packer(), row_tokens=ROW, max_rows=100, pace=LivePace(budget_s, clock))
+
+
 @pytest.fixture
 def feed(clock: Clock) -> Feed:
-    shard = MemoryShard(np.arange(5000, dtype="<u2"), np.array([0, 5000], dtype="<u8"))
-    packer = Packer([shard], row_tokens=ROW, bos_id=60_000, seed=1)
-    return Feed(packer, row_tokens=ROW, budget_s=10.0, max_rows=100, clock=clock)
+    return live(clock)
 
 
 def want(rows: object = 4, **more: object) -> Frame:
@@ -42,22 +50,22 @@ def want(rows: object = 4, **more: object) -> Frame:
 
 def test_the_clock_starts_with_the_first_batch(feed, clock):
     clock.now += 1000  # start-up
-    assert feed.share() == 0
+    assert feed.pace.share() == 0
     assert feed.answer(want()).header["share"] == 0
     clock.now += 2.5
     assert feed.answer(want()).header["share"] == pytest.approx(0.25)
-    assert feed.deadline_at == 1110
+    assert feed.pace.deadline_at == 1110
 
 
 def test_what_was_spent_before_the_clock_can_be_charged(feed, clock):
-    feed.charge(-1.0)
-    feed.charge(4.0)
+    feed.pace.charge(-1.0)
+    feed.pace.charge(4.0)
     assert feed.answer(want()).header["share"] == pytest.approx(0.4)
-    assert feed.deadline_at == clock.now + 6
+    assert feed.pace.deadline_at == clock.now + 6
 
 
 def test_a_budget_spent_before_the_first_batch_serves_none(feed):
-    feed.charge(10.0)
+    feed.pace.charge(10.0)
     assert feed.answer(want()).kind == "spent"
     assert feed.tokens_served == 0
 
@@ -80,22 +88,88 @@ def test_no_batch_after_the_budget(feed, clock):
     assert feed.rows_served == 4
 
 
-@pytest.mark.parametrize("step_s", [0.05, 0.19, 0.7, 3.0])
-def test_steps_end_when_the_budget_does(feed, clock, step_s):
-    """A last step may overrun by half of itself or a tenth of a second, whichever is less, and never start later."""
-    while feed.answer(want()).kind == "batch":
+def train(feed: Feed, clock: Clock, step_s: float, ahead: int = 0) -> None:
+    """As a session does: the first batch alone, then always `ahead` more than are worked on."""
+    answers = [feed.answer(want(rows=1, finished=0))]
+    finished = 0
+    while answers.pop(0).kind == "batch":
         clock.now += step_s
-    overrun_s = clock.now - feed.deadline_at
-    assert overrun_s <= min(step_s / 2, 0.1) + 1e-9
+        finished += 1
+        answers += [feed.answer(want(rows=1, finished=finished)) for _ in range(1 + ahead if finished == 1 else 1)]
+
+
+@pytest.mark.parametrize("budget_s", [10.0, 300.0])
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+@pytest.mark.parametrize("step_s", [0.05, 0.19, 0.7, 3.0, 8.0])
+def test_steps_end_when_the_budget_does(clock, step_s, ahead, budget_s):
+    """A last step may overrun by half of itself, within 0.4 % of the budget; what is in flight is counted in."""
+    feed = live(clock, budget_s)
+    train(feed, clock, step_s, ahead)
+    overrun_s = clock.now - feed.pace.deadline_at
+    assert overrun_s <= min(step_s / 2, longest_overrun_s(budget_s)) + 1e-9
     assert overrun_s > -step_s
 
 
-def test_shares_are_recorded_for_a_replay(feed, clock):
+@pytest.mark.parametrize("step_s", [0.01, 0.3, 1.0, 2.4])
+def test_300_s_are_kept_to_half_a_percent(clock, step_s):
+    feed = live(clock, 300.0)
+    train(feed, clock, step_s, ahead=1)
+    assert abs(clock.now - feed.pace.deadline_at) <= 0.005 * 300
+
+
+def test_the_candidates_word_on_what_it_finished_gains_it_nothing(clock):
+    """To claim more finished than served is to claim nothing in flight; nonsense likewise."""
+    for finished in (10**9, -5, 1.5, "3", None, True):
+        feed = live(clock)
+        while feed.answer(want(finished=finished)).kind == "batch":
+            clock.now += 0.19
+        assert abs(clock.now - feed.pace.deadline_at) < 0.19
+
+
+def test_shares_are_recorded(feed, clock):
     served = []
     while (frame := feed.answer(want())).kind == "batch":
-        served.append(frame.header["share"])
+        served.append((4, frame.header["share"]))
         clock.now += 1
-    assert feed.shares == served == pytest.approx([0.1 * step for step in range(10)])
+    assert list(feed.log) == served
+    assert [share for _, share in served] == pytest.approx([0.1 * step for step in range(10)])
+
+
+def replayed(feed: Feed, clock: Clock) -> Feed:
+    return Feed(packer(), row_tokens=ROW, max_rows=100, pace=ReplayedPace(feed.log, clock))
+
+
+def test_a_replay_serves_the_same_whatever_the_clock_does(feed, clock):
+    first = []
+    while (frame := feed.answer(want(rows=1 + len(first) % 3))).kind == "batch":
+        first.append((frame.header["share"], frame.payload))
+        clock.now += 0.7
+    again = replayed(feed, clock)
+    for number, (share, payload) in enumerate(first):
+        clock.now += 1000 * (number % 2)
+        frame = again.answer(want(rows=1 + number % 3))
+        assert (frame.header["share"], frame.payload) == (share, payload)
+        assert again.pace.deadline_at == math.inf
+    assert again.answer(want()).kind == again.answer(want()).kind == "spent"
+    assert again.pace.deadline_at == clock.now
+    assert again.log.sha256() == feed.log.sha256()
+
+
+def test_other_rows_than_recorded_are_another_run(feed, clock):
+    feed.answer(want(rows=4))
+    feed.answer(want(rows=4))
+    again = replayed(feed, clock)
+    again.answer(want(rows=4))
+    with pytest.raises(TrialEnded, match="asked for 5 rows as batch 2 where 4 were recorded"):
+        again.answer(want(rows=5))
+
+
+def test_more_batches_than_can_be_recorded_end_the_trial(feed, monkeypatch):
+    monkeypatch.setattr("trainer.batches.MAX_BATCHES", 2)
+    feed.answer(want())
+    feed.answer(want())
+    with pytest.raises(TrialEnded, match="ask for larger ones"):
+        feed.answer(want())
 
 
 @pytest.mark.parametrize("rows", [0, -1, 101, 1.5, "4", None, True, 10**30])

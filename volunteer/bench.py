@@ -1,12 +1,14 @@
 """Where trials are run: gets the source, runs the trial in a thread, signs and keeps the result.
 
-One trial at a time. Everything that happens is posted as an event. Left out: when to run what (`session.py`).
+One trial at a time; the next may start up while one is examined. Everything that happens is posted as an event. Left
+out: when to run what (`session.py`).
 """
 
 import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from autoresearch.v1 import trial_pb2
@@ -22,9 +24,19 @@ from volunteer.trials import Trials
 
 _SOURCES: Final = 8  # kept in memory: the same source is often ordered with several seeds
 
+_DROP_S: Final = 5.0  # the processes of a trial that was begun die in a fraction of it
 _STEP_MOST: Final = 2**63 - 1
 _LOSS_MOST: Final = 3.4e38  # of a 32-bit float
 _TRY_AGAIN_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # a coordinator's restart is shorter
+
+
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """An order that runs soon, and what was begun for it."""
+
+    order: CheckedOrder
+    source: "asyncio.Task[bytes]"
+    stop: threading.Event
 
 
 class Bench:
@@ -48,40 +60,56 @@ class Bench:
         self._others_wait = others_wait
         self._post = post
         self._finished = finished
-        self._stop = threading.Event()
-        self._fetching: dict[str, asyncio.Task[bytes]] = {}
+        self._stop: threading.Event | None = None  # of the trial under way
+        self._coming: dict[str, _Coming] = {}
+        self._dropping: set[asyncio.Task[None]] = set()
         self._sources: OrderedDict[str, bytes] = OrderedDict()
         self._reported = False
 
     def fetch(self, order: CheckedOrder) -> None:
         """Starts to get the source of an order that runs soon."""
         task = asyncio.create_task(self._source(order.order.source_sha256))
-        task.add_done_callback(_look)
-        self._fetching[order.lease_id] = task
+        coming = self._coming[order.lease_id] = _Coming(order, task, threading.Event())
+        task.add_done_callback(lambda _: self._start_early(coming))
 
     def drop(self, lease_id: str) -> None:
-        """Forgets an order that was fetched."""
-        if task := self._fetching.pop(lease_id, None):
-            task.cancel()
+        """Forgets an order that was fetched, and ends what was begun for it."""
+        if coming := self._coming.pop(lease_id, None):
+            coming.source.cancel()
+            coming.stop.set()
+            dropping = asyncio.create_task(in_thread(lambda: self._trials.drop(coming.order.order)))
+            self._dropping.add(dropping)
+            dropping.add_done_callback(self._dropping.discard)
 
     def run(self, order: CheckedOrder) -> asyncio.Task[None]:
         """Starts the trial of an order that was fetched. The task fails only by a fault of this program."""
-        self._stop = threading.Event()
-        return asyncio.create_task(self._run(order, self._stop))
+        coming = self._coming.pop(order.lease_id)
+        self._stop = coming.stop
+        return asyncio.create_task(self._run(coming))
 
     def halt(self) -> None:
         """Ends the trial under way."""
-        self._stop.set()
+        if self._stop:
+            self._stop.set()
 
     def progress_seen(self) -> None:
         """The last posted `Progress` was handled; the next may be posted."""
         self._reported = False
 
-    def close(self) -> None:
-        """Ends everything without waiting for it."""
+    async def close(self) -> None:
+        """Ends everything; waits a little for what was begun early, and for nothing else."""
         self.halt()
-        for lease_id in tuple(self._fetching):
+        for lease_id in tuple(self._coming):
             self.drop(lease_id)
+        if self._dropping:
+            await asyncio.wait(self._dropping, timeout=_DROP_S)
+
+    def _start_early(self, coming: _Coming) -> None:
+        """The source came: if a trial is under way, which is being examined then, let this one start up meanwhile."""
+        if coming.source.cancelled() or coming.source.exception() is not None:
+            return  # told by `run`; nobody's business when the order was dropped
+        if self._stop is not None and coming.order.lease_id in self._coming:
+            self._trials.start_early(coming.order.order, coming.source.result(), coming.stop)
 
     async def _source(self, source_sha256: str) -> bytes:
         if source_sha256 not in self._sources:
@@ -103,21 +131,19 @@ class Bench:
             await asyncio.sleep(wait_s)
         return await self._fetch_source(source_sha256)
 
-    async def _run(self, order: CheckedOrder, stop: threading.Event) -> None:
+    async def _run(self, coming: _Coming) -> None:
+        order, stop = coming.order, coming.stop
         self._reported = False
         try:
-            source = await self._fetched(order.lease_id)
-            ended = self._ended(order, await self._in_thread(order, source, stop), stop)
+            await asyncio.wait([coming.source])
+            ended = self._ended(order, await self._in_thread(order, coming.source.result(), stop), stop)
         except (RpcError, WrongCoordinatorError) as error:
             ended = Failed(order.lease_id, str(error), fatal=False)
         except (TrainerError, VolunteerError) as error:
             ended = Failed(order.lease_id, str(error), fatal=True)
+        finally:
+            self._stop = None
         self._post(ended)
-
-    async def _fetched(self, lease_id: str) -> bytes:
-        task = self._fetching.pop(lease_id)
-        await asyncio.wait([task])
-        return task.result()
 
     async def _in_thread(self, order: CheckedOrder, source: bytes, stop: threading.Event) -> TrialOutcome:
         loop = asyncio.get_running_loop()
@@ -145,9 +171,3 @@ class Bench:
             loss = progress.loss if progress.loss is not None and abs(progress.loss) < _LOSS_MOST else 0.0  # nor NaN
             step = min(max(0, progress.step), _STEP_MOST)
             self._post(Progress(lease_id, progress.stage, progress.share, step, loss, contended))
-
-
-def _look(task: "asyncio.Task[bytes]") -> None:
-    """A failed fetch of an order that was dropped is nobody's business."""
-    if not task.cancelled():
-        task.exception()

@@ -8,7 +8,7 @@ import math
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,8 +17,9 @@ from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.trial_pb2 import Order
 from autoresearch.v1.trial_pb2 import Outcome as WireOutcome
 from trainer import sandbox
+from trainer.overlap import may_start_early
 from trainer.prepare import PrepareProgress, prepare
-from trainer.trial import Outcome, TrialLimits, TrialProgress, TrialResult, TrialSpec, code_digest, run_trial
+from trainer.trial import Outcome, Trial, TrialLimits, TrialProgress, TrialResult, TrialSpec, code_digest
 from volunteer.durable import make_folder
 from volunteer.errors import MachineError, UpgradeError
 from volunteer.results import TrialOutcome
@@ -37,6 +38,13 @@ class Trials(Protocol):
     ) -> TrialOutcome:
         """Runs one trial; blocks, and calls `on_progress` from the same thread. Setting `stop` aborts it."""
 
+    def start_early(self, order: Order, source: bytes, stop: threading.Event) -> None:
+        """Lets the trial that `run` is to be called for next start up now, while another is examined, if this machine
+        has room for it. Returns at once; whatever comes of it is told by `run`."""
+
+    def drop(self, order: Order) -> None:
+        """Ends what was started early for an order that will not run; blocks until nothing of it is left."""
+
 
 @dataclass(slots=True)
 class LocalTrials:
@@ -53,6 +61,8 @@ class LocalTrials:
     clock: Callable[[], float]
     wall_ms: Callable[[], int]
     challenge: Challenge | None = None
+    _early: dict[str, Trial] = field(default_factory=dict)  # by lease
+    _peak_memory_bytes: int = 0  # of the training that ended last
 
     def ready(self, challenge: Challenge, on_progress: Callable[[str, float], None]) -> None:
         """Compares the trial code, prepares the data, tests the sandbox.
@@ -75,11 +85,31 @@ class LocalTrials:
         self, order: Order, source: bytes, on_progress: Callable[[TrialProgress], None], stop: threading.Event
     ) -> TrialOutcome:
         """Raises TrainerError when this machine cannot run it."""
-        assert self.challenge is not None
         began_ms = self.wall_ms()
-        spec = self._spec(order, source, self.challenge)
-        result = run_trial(spec, clock=self.clock, on_progress=on_progress, stop=stop)
-        return _outcome(result, began_ms, self.wall_ms())
+        trial = self._early.pop(order.lease_id, None) or self._trial(order, source, stop)
+
+        def note(progress: TrialProgress) -> None:
+            self._peak_memory_bytes = progress.peak_memory_bytes or self._peak_memory_bytes
+            on_progress(progress)
+
+        with trial:
+            return _outcome(trial.run(note), began_ms, self.wall_ms())
+
+    def start_early(self, order: Order, source: bytes, stop: threading.Event) -> None:
+        """See Trials."""
+        trial = self._trial(order, source, stop)
+        if may_start_early(trial.spec, self._peak_memory_bytes):
+            trial.start_early()
+            self._early[order.lease_id] = trial
+
+    def drop(self, order: Order) -> None:
+        """See Trials."""
+        if trial := self._early.pop(order.lease_id, None):
+            trial.close()
+
+    def _trial(self, order: Order, source: bytes, stop: threading.Event) -> Trial:
+        assert self.challenge is not None
+        return Trial(self._spec(order, source, self.challenge), clock=self.clock, stop=stop)
 
     def _clear_scratch(self) -> None:
         """What a killed volunteer left; nobody else uses this folder."""

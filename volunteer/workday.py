@@ -113,7 +113,7 @@ class Workday:
         try:
             error = await self._loop()
         finally:
-            self._bench.close()
+            await self._bench.close()
             self._leave_slot()
             await self._stream.finish()
         if error:

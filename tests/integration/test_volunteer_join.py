@@ -41,6 +41,9 @@ class ScriptedTrials:
     score: float = 2.25
     sources: list[bytes] = field(default_factory=list)
     error: Exception | None = None
+    exam_gate: threading.Event | None = None  # set when an exam may end; None: it takes no time
+    begun_early: list[str] = field(default_factory=list)  # leases
+    dropped: list[str] = field(default_factory=list)
 
     def ready(self, challenge: Challenge, on_progress: Callable[[str, float], None]) -> None:
         on_progress("reading", 0.5)
@@ -56,7 +59,17 @@ class ScriptedTrials:
             if stop.is_set():
                 return TrialOutcome(trial_pb2.OUTCOME_ABORTED, "stopped")
         on_progress(TrialProgress("exam", 0.5, 20, 2.0, 2000))
+        while self.exam_gate is not None and not self.exam_gate.wait(0.01):
+            if stop.is_set():
+                return TrialOutcome(trial_pb2.OUTCOME_ABORTED, "stopped")
         return TrialOutcome(trial_pb2.OUTCOME_COMPLETED, val_bpb=self.score, train_ms=1000, steps=20)
+
+    def start_early(self, order: Order, source: bytes, stop: threading.Event) -> None:
+        assert source == SOURCE
+        self.begun_early.append(order.lease_id)
+
+    def drop(self, order: Order) -> None:
+        self.dropped.append(order.lease_id)
 
 
 class Lines(display.Plain):
@@ -160,6 +173,41 @@ async def test_the_swarm_is_remembered_with_its_key(
     async with at_work(make_settings(tmp_path, None, max_trials=1, name=None), trials, show) as (_, task):
         await ended(task)
     assert coordinator.enrolments[-1].name == "bob"
+
+
+async def test_the_next_trial_starts_up_while_one_is_examined(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
+) -> None:
+    trials.exam_gate = threading.Event()
+    coordinator.orders = [SHA, SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address, max_trials=2), trials, show) as (_, task):
+        await coordinator.until(lambda: trials.begun_early == ["lease-2"])
+        assert len(trials.sources) == 1, "its turn comes after the exam"
+        trials.exam_gate.set()
+        await ended(task)
+    assert len(coordinator.results) == 2
+    assert trials.dropped == []
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "stopped", "stopped at once"])
+async def test_what_was_begun_early_ends_with_its_order(
+    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path, how: str
+) -> None:
+    trials.exam_gate = threading.Event()
+    coordinator.orders = [SHA, SHA]
+    async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (workday, task):
+        await coordinator.until(lambda: trials.begun_early == ["lease-2"])
+        if how == "withdrawn":
+            coordinator.push(wire.SessionResponse(stop=wire.StopTrial(lease_id="lease-2", reason="patch withdrawn")))
+        else:
+            workday.stop(at_once=how == "stopped at once")
+        await coordinator.until(lambda: trials.dropped == ["lease-2"])
+        if how == "stopped":
+            trials.exam_gate.set()
+        if how != "withdrawn":
+            await ended(task)
+    assert len(trials.sources) == 1
+    assert len(coordinator.results) == (1 if how == "stopped" else 0)
 
 
 async def test_heartbeats_tell_how_far_the_trial_is(

@@ -6,13 +6,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from tests.integration.trial_bench import BIGRAM, SEED_SOURCE, Bench, changed, processes_mentioning
 from trainer.errors import DataMissingError, WrongDataError
 from trainer.prepare import prepare
-from trainer.result import Outcome
+from trainer.result import Outcome, TrialEnded
+from trainer.stages import Stages
+from trainer.trial import Trial
 
 BYTES_OF_EXAM_ROWS = 88_748
 
@@ -194,6 +198,59 @@ def test_a_long_warm_up_is_charged_to_the_budget(bench):
     result = bench.run(changed(BIGRAM, ("\n    model = build", EARLY.format(seconds=2.5))), budget_s=2.0)
     assert result.outcome is Outcome.COMPLETED, result
     assert result.loss_curve[0][0] > 0.4  # half of the budget was gone before the first batch
+
+
+@contextmanager
+def started_early(bench, source, **limits):
+    """A trial that was told to start before its turn."""
+    spec = replace(bench.spec, source=source, limits=replace(bench.limits, **limits))
+    with Trial(spec, clock=time.monotonic, stop=bench.stop) as trial:
+        trial.start_early()
+        yield trial
+    assert list(bench.spec.work_dir.iterdir()) == []
+    assert processes_mentioning(str(bench.spec.work_dir)) == []
+
+
+def test_starting_before_its_turn_gains_a_candidate_nothing(bench):
+    """What it computes meanwhile is charged to its budget, though nobody waits for it yet."""
+    with started_early(bench, changed(BIGRAM, ("\n    model = build", EARLY.format(seconds=4)))) as trial:
+        result = trial.run()
+    assert (result.outcome, result.reason) == (Outcome.CRASHED, "spent its whole budget before its first batch")
+
+
+@pytest.mark.full
+def test_a_trial_that_started_before_its_turn_is_like_any_other(bench):
+    stages = []
+    with started_early(bench, BIGRAM.encode()) as trial:
+        result = trial.run(lambda progress: stages.append(progress.stage))
+    assert result.outcome is Outcome.COMPLETED, result.log_tail
+    assert result.train_s == pytest.approx(1.0, abs=0.2)
+    assert list(dict.fromkeys(stages)) == ["training", "weights", "exam"]
+
+
+def test_what_fails_before_its_turn_is_judged_in_its_turn(bench, monkeypatch):
+    """A start-up beside an exam may fail for want of memory: that says nothing of the candidate."""
+    begun = []
+    warm_up = Stages.warm_up
+
+    def failing_first(self):
+        begun.append(self)
+        if len(begun) == 1:
+            raise TrialEnded(Outcome.OUT_OF_MEMORY, "beside an exam")
+        warm_up(self)
+
+    monkeypatch.setattr(Stages, "warm_up", failing_first)
+    with started_early(bench, BIGRAM.encode()) as trial:
+        result = trial.run()
+    assert result.outcome is Outcome.COMPLETED, result.log_tail
+    assert len(begun) == 2
+
+
+def test_what_was_started_and_is_not_wanted_ends(bench, until):
+    with started_early(bench, BIGRAM.encode()) as trial:
+        until(lambda: processes_mentioning(str(bench.spec.work_dir)), timeout_s=60)
+        trial.close()
+        assert processes_mentioning(str(bench.spec.work_dir)) == []
 
 
 CHATTER = """

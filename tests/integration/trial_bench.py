@@ -83,13 +83,17 @@ class Bench:
 
 
 def processes_mentioning(text: str) -> list[str]:
-    """Command lines of all processes of this machine that hold `text`."""
+    """Command lines of all processes of this machine that hold `text` there or in their environment.
+
+    A trial's processes have its folder as their home.
+    """
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (folder / "environ").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if text in line:
+        if text in line or text in environment:
             found.append(line)
     return found

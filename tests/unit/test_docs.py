@@ -4,7 +4,6 @@ Leaves out whether the prose is true: that takes a reader.
 """
 
 import ast
-import dataclasses
 import re
 import shlex
 import subprocess
@@ -27,8 +26,9 @@ from coordinator import session as coordinator_session
 from coordinator.admission_errors import AdmissionCode
 from coordinator.cli import main as coordinator_cli
 from coordinator.rpc_errors import STATUS
+from trainer import report
 from trainer.cli import main as trainer_cli
-from trainer.result import TrialResult
+from trainer.result import Outcome, TrialResult
 from volunteer.cli import cli as volunteer_cli
 from volunteer.session_step import _MESSAGES as VOLUNTEER_MESSAGES
 
@@ -191,6 +191,7 @@ def commands(group: click.Command) -> dict[str, click.Command]:
         *(("autoresearch-coordinator", command, "docs/operator.md") for command in ["serve"]),
         *(("autoresearch-volunteer", command, "docs/volunteer.md") for command in ["join"]),
         *(("autoresearch-volunteer", command, "docs/patch-author.md") for command in ["submit"]),
+        *(("python -m trainer", command, "docs/patch-author.md") for command in ["run", "replay", "exam"]),
     ],
 )
 def test_every_option_is_documented_where_its_reader_looks(program: str, command: str, where: str) -> None:
@@ -352,7 +353,7 @@ def test_every_field_that_a_program_reads_is_documented(message: Any) -> None:
 
 def test_every_field_of_a_trial_alone_is_documented() -> None:
     text = page("docs/agent.md")
-    assert not [field.name for field in dataclasses.fields(TrialResult) if f"`{field.name}`" not in text]
+    assert not [name for name in report.as_json(TrialResult(Outcome.COMPLETED, "")) if f"`{name}`" not in text]
 
 
 def chain_check() -> str:

@@ -1,0 +1,191 @@
+"""What a trial costs beside its budget, how well it keeps to that, and whether a replay gives the same. Figures only.
+
+Measured on this machine's processor, one thread. A GPU's overhead is another one (compiling) and is not measured here.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+import trainer
+from trainer.prepare import prepare
+from trainer.result import Outcome, TrialProgress, TrialResult, TrialSpec
+from trainer.trial import Trial
+
+SEED_SOURCE = (Path(trainer.__file__).parent / "train.py").read_bytes()
+BUDGET_S = 300.0  # of the challenge that the share of training is stated for
+
+# Steps of a length to choose, on the thread's own clock, so that a busy machine does not change it.
+STEPS = """
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+def build_model(config):
+    return nn.Sequential(nn.Embedding(config.vocab_size, 8), nn.Linear(8, config.vocab_size))
+
+def main(session):
+    model = build_model(session.config)
+    for batch in session.batches(rows=1):
+        until = time.process_time() + STEP_S
+        while time.process_time() < until:
+            functional.cross_entropy(model(batch.inputs).flatten(0, 1), batch.targets.flatten()).backward()
+    return model
+"""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A trial, and how much of its time by the wall it trained."""
+
+    result: TrialResult
+    training_s: float
+
+    @property
+    def overhead_s(self) -> float:
+        return self.result.wall_s - self.training_s
+
+
+class Stages:
+    """Notes when training began and ended, and calls `at_exam` when the exam begins."""
+
+    def __init__(self, at_exam: Callable[[], None] = lambda: None) -> None:
+        self._at_exam = at_exam
+        self._at: dict[str, float] = {}
+
+    def __call__(self, progress: TrialProgress) -> None:
+        if progress.stage not in self._at:
+            self._at[progress.stage] = time.perf_counter()
+            if progress.stage == "exam":
+                self._at_exam()
+
+    def training_s(self) -> float:
+        return self._at["weights"] - self._at["training"]
+
+
+def run(trial: Trial, at_exam: Callable[[], None] = lambda: None) -> Timed:
+    stages = Stages(at_exam)
+    with trial:
+        result = trial.run(stages)
+    if result.outcome is not Outcome.COMPLETED:
+        raise SystemExit(f"error: a trial of this benchmark ended {result.outcome}: {result.reason}")
+    return Timed(result, stages.training_s())
+
+
+def in_a_row(spec: TrialSpec, count: int, *, early: bool) -> tuple[list[Timed], float]:
+    """So many trials one after the other, and the time by the wall that each took beside training."""
+    trials = [Trial(replace(spec, seed=seed), clock=time.monotonic, stop=threading.Event()) for seed in range(count)]
+    began = time.perf_counter()
+    timed = []
+    for trial, following in zip(trials, [*trials[1:], None], strict=True):
+        timed.append(run(trial, following.start_early if early and following is not None else lambda: None))
+    training_s = sum(one.training_s for one in timed)
+    return timed, (time.perf_counter() - began - training_s) / count
+
+
+def replay_of(timed: Timed, spec: TrialSpec) -> tuple[float, bool]:
+    """|difference of val_bpb| of a replay, and whether its weights are the same bytes."""
+    again = run(Trial(replace(spec, replay=timed.result.batches), clock=time.monotonic, stop=threading.Event())).result
+    assert again.val_bpb is not None
+    assert timed.result.val_bpb is not None
+    return abs(again.val_bpb - timed.result.val_bpb), again.weights_sha256 == timed.result.weights_sha256
+
+
+def budget_error_s(spec: TrialSpec, step_s: float) -> float:
+    """Trained for longer (or, negative, shorter) than the budget, by its clock, with steps of this length.
+
+    Counts what handing over the weights took.
+    """
+    source = STEPS.replace("STEP_S", str(step_s)).encode()
+    one = Trial(replace(spec, source=source), clock=time.monotonic, stop=threading.Event())
+    return run(one).result.train_s - spec.budget_s
+
+
+def measure(quick: bool) -> dict[str, object]:
+    """All figures. `overhead_s`, `training_share`: with the next trial started early, for a budget of 300 s."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = prepare("tiny", Path(folder) / "data")
+        spec = TrialSpec(SEED_SOURCE, 0, 3.0 if quick else 12.0, manifest.data_dir, Path(folder) / "work")
+        return _measure(spec, quick)
+
+
+def _measure(spec: TrialSpec, quick: bool) -> dict[str, object]:
+    count = 2 if quick else 6
+    alone, alone_s = in_a_row(spec, 1 if quick else 3, early=False)
+    _, overlapped_s = in_a_row(spec, count, early=True)
+    with neighbour():
+        busy_difference, busy_same = replay_of(alone[0], spec)
+    found: dict[str, object] = {
+        "overhead_s": round(overlapped_s, 2),
+        "overhead_alone_s": round(alone_s, 2),
+        "startup_s": round(statistics.median(one.result.startup_s for one in alone), 2),
+        "exam_s": round(statistics.median(one.result.exam_s for one in alone), 2),
+        "training_share": round(BUDGET_S / (BUDGET_S + overlapped_s), 4),
+        "replay_difference": busy_difference,
+        "replay_same_weights": busy_same,
+    }
+    steps_s = (0.6,) if quick else (0.01, 0.2, 0.6, 2.0)
+    found["budget_s"] = spec.budget_s
+    found["budget_error_s"] = {str(step_s): round(budget_error_s(spec, step_s), 3) for step_s in steps_s}
+    if not quick:
+        differences = [replay_of(one, replace(spec, seed=seed)) for seed, one in enumerate(alone)]
+        found["replay_difference"] = max(busy_difference, *(difference for difference, _ in differences))
+        found["replay_same_weights"] = busy_same and all(same for _, same in differences)
+        with one_core():
+            found["one_core_overhead_alone_s"] = round(in_a_row(spec, 3, early=False)[1], 2)
+            found["one_core_overhead_s"] = round(in_a_row(spec, 3, early=True)[1], 2)
+    return found
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """Another program keeps each processor busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Hold this process, and all that it starts, on one core."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Under a minute on a quiet machine.")
+@click.option("--json", "as_json", is_flag=True, help="The last line of output is one JSON object.")
+def main(quick: bool, as_json: bool) -> None:
+    found = measure(quick)
+    for name, value in found.items():
+        click.echo(f"trial: {name:26} {value}")
+    if as_json:
+        click.echo(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

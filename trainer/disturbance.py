@@ -2,7 +2,7 @@
 
 A disturbed trial is repeated, not believed; so the limits are set where a disturbance costs about as much as one seed
 differs from another, and not lower: a machine in daily use must still be of use. Pure: reading the machine is
-`host.py`'s and `gpu.py`'s business. Where the limits come from: docs/decisions/disturbance.md.
+`host.py`'s and `gpu_use.py`'s business. Where the limits come from: docs/decisions/disturbance.md.
 """
 
 from dataclasses import dataclass

@@ -2,10 +2,10 @@
 
 An exam uses little memory and, on a GPU, little of that; a start-up is most of what a trial costs beside its budget. A
 trial that fails while it starts early is started anew, alone (`trial.py`), so that a wrong guess costs time and no
-verdict. Reading the machine is `host.py`'s and `gpu.py`'s business.
+verdict. Reading the machine is `host.py`'s and `gpu_use.py`'s business.
 """
 
-from trainer.gpu import open_gpu
+from trainer.gpu_use import watch_gpu
 from trainer.host import available_memory_bytes, processors
 from trainer.result import TrialSpec
 
@@ -24,6 +24,6 @@ def may_start_early(spec: TrialSpec, last_peak_bytes: int) -> bool:
         return False
     if spec.device == "cpu":
         return processors() > spec.threads
-    gpu = open_gpu(spec.device)
+    gpu = watch_gpu(spec.device)
     memory = gpu.memory_bytes() if gpu is not None else None
     return memory is not None and memory[0] >= _FREE_SHARE_OF_GPU * memory[1]

@@ -19,7 +19,7 @@ from trainer.disturbance import GpuUse, Waiting, disturbance
 from trainer.examiner import INTERVIEW_SHARE, Examiner
 from trainer.feed import Feed
 from trainer.folder import copy_whole, remove_tree
-from trainer.gpu import open_gpu
+from trainer.gpu_use import watch_gpu
 from trainer.gpus import leased_gpu
 from trainer.host import read_counters, use_between
 from trainer.installation import Installation, lay_out
@@ -67,7 +67,7 @@ class Stages:
         self._log = LogTail(spec.limits.log_tail_bytes)
         self._feed = self._make_feed(clock)
         self._counters = read_counters(clock)
-        self._gpu = open_gpu(spec.device)
+        self._gpu = watch_gpu(spec.device)
         self._source = folder / "source" / "train.py"
         self._taken = folder / "weights" / "weights.safetensors"
         self._installation: Installation

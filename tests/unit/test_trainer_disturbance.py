@@ -9,7 +9,7 @@ import pytest
 
 from trainer import host
 from trainer.disturbance import GpuUse, HostUse, Waiting, disturbance
-from trainer.gpu import EVERY_S, Gpu, descendants, open_gpu
+from trainer.gpu_use import EVERY_S, WatchedGpu, descendants, watch_gpu
 
 QUIET = HostUse(wall_s=60, cores=2)
 
@@ -170,7 +170,7 @@ class Nvml:
 def test_samples_are_averaged_and_the_own_processes_left_out():
     looks = [[(5, 97, 100), (7, 20, 90)], [], [(5, 99, 300), (7, 40, 290), (9, 0, 310)], [(9, 60, 400)]]
     nvml = Nvml(looks, [0x4, 0x4 | 0x20, 0x40, 0x80])
-    gpu = Gpu(0, own_processes=lambda: {5}, nvml=nvml)
+    gpu = WatchedGpu(0, own_processes=lambda: {5}, nvml=nvml)
     for look in range(8):  # every second look comes too soon
         gpu.sample(look * EVERY_S / 2)
     use = gpu.use()
@@ -182,15 +182,15 @@ def test_samples_are_averaged_and_the_own_processes_left_out():
 
 
 def test_a_card_that_tells_nothing_disturbs_nothing():
-    gpu = Gpu(0, own_processes=set, nvml=Nvml([[]], [0]))
+    gpu = WatchedGpu(0, own_processes=set, nvml=Nvml([[]], [0]))
     assert gpu.use() == GpuUse()
     gpu.sample(1.0)
     assert gpu.use() == GpuUse()
 
 
 def test_without_a_gpu_nobody_is_asked():
-    assert open_gpu("cpu") is None
-    assert open_gpu("mps") is None
+    assert watch_gpu("cpu") is None
+    assert watch_gpu("mps") is None
 
 
 def test_the_own_processes_are_this_one_and_all_that_come_of_it():

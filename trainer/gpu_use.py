@@ -20,7 +20,7 @@ _MOST_NAMES = 3
 _NAME_CHARACTERS = 40
 
 
-class Gpu:
+class WatchedGpu:
     """One GPU, watched. `nvml` is the module `pynvml`, or one that answers as it does."""
 
     def __init__(self, index: int, *, own_processes: Callable[[], Collection[int]], nvml: ModuleType | Any) -> None:
@@ -91,7 +91,7 @@ class Gpu:
             return 0
 
 
-def open_gpu(device: str) -> Gpu | None:
+def watch_gpu(device: str) -> WatchedGpu | None:
     """The GPU that `device` names, by the numbers of nvidia-smi; None for another device or without NVIDIA's driver."""
     if not device.startswith("cuda"):
         return None
@@ -101,7 +101,7 @@ def open_gpu(device: str) -> Gpu | None:
         return None
     try:
         nvml.nvmlInit()
-        return Gpu(int(device.partition(":")[2] or 0), own_processes=descendants, nvml=nvml)
+        return WatchedGpu(int(device.partition(":")[2] or 0), own_processes=descendants, nvml=nvml)
     except nvml.NVMLError:
         return None
 

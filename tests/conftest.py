@@ -5,10 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from coordinator.embedded import EmbeddedStore
 
 Until = Callable[..., None]
+
+# A busy machine is slow now and then: no example fails for that.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

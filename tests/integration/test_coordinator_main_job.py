@@ -99,6 +99,22 @@ async def test_the_author_can_read_why_a_patch_failed(swarm: Swarm) -> None:
     assert trial.log_tail == "Traceback\nValueError[31m"  # without what would colour a terminal
 
 
+async def test_a_disturbed_trial_is_told_not_counted_and_repeated(swarm: Swarm) -> None:
+    patch = await swarm.peer("author").submit(change("RATE = 0.003", "RATE = 0.004"))
+    first, second, _ = await three(swarm)
+    await first.work(scores(patch, 1.0))
+    order = await first.order()
+    said = "this machine slept for 2100 s during the trial: keep it awake while it works"
+    await first.deliver(first.result(order, 0.5, disturbed=said))
+    shown = await swarm.patch(patch.patch_id)
+    (trial,) = shown.trials
+    assert trial.disturbed
+    assert shown.evidence.trials == 0
+    assert shown.evidence.log_odds == 0
+    await second.work(scores(patch, 1.0))
+    assert (await second.order()).source_sha256 == order.source_sha256
+
+
 async def test_an_author_never_tests_the_own_patch(swarm: Swarm) -> None:
     author = await swarm.peer("author").start()
     await author.submit(change("WIDTH = 128", "WIDTH = 64"))

@@ -139,7 +139,9 @@ def test_torch_is_for_the_child_alone(package: str) -> None:
 
 def test_nothing_loads_torch_in_the_programs_themselves() -> None:
     """Through other people's packages neither."""
-    programs = [name for name in ("coordinator.cli", "volunteer.cli", "trainer.trial") if name in sources()]
+    programs = [
+        name for name in ("coordinator.cli", "volunteer.cli", "trainer.cli", "trainer.trial") if name in sources()
+    ]
     script = "\n".join(f"import {name}" for name in programs) + "\nimport sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 

@@ -27,8 +27,10 @@ import click
 import numpy as np
 
 from trainer.agreement import bits_per_byte
+from trainer.batches import BatchLog
 from trainer.feed import Feed
 from trainer.manifest import Manifest, load_manifest, manifest_bytes
+from trainer.pace import LivePace
 from trainer.packing import Packer
 from trainer.prepare import prepare
 from trainer.shard import MemoryShard, Shard, StoredShard
@@ -97,13 +99,13 @@ def feed(manifest: Manifest, rows: int) -> Iterator[int]:
 def the_feed(manifest: Manifest, rows: int, shards: Sequence[Shard] = ()) -> Callable[[], bytes]:
     """What a trial does for every batch, without the pipe."""
     packer = Packer(shards or manifest.shards(), row_tokens=manifest.row_tokens, bos_id=manifest.bos_id, seed=1)
-    feed = Feed(packer, row_tokens=manifest.row_tokens, budget_s=1e9, max_rows=rows, clock=lambda: 0.0)
+    feed = Feed(packer, row_tokens=manifest.row_tokens, max_rows=rows, pace=LivePace(1e9, lambda: 0.0))
     request = Frame({"kind": "want", "rows": rows, "step": 1, "loss": 1.0})
 
     def serve() -> bytes:
         feed.pack_ahead()
         batch = feed.answer(request).payload
-        feed.shares.clear()  # kept for a replay; a trial has thousands, this loop millions
+        feed.log = BatchLog()  # kept for a replay; a trial has thousands, this loop millions
         return batch
 
     return serve

@@ -36,9 +36,11 @@ class Confirmer:
         self._records = records
         self._decider = decider
         self._promoter = promoter
+        self._over: set[tuple[int, int, bytes | None]] = set()  # audits that are over, with the jury that said so
 
-    async def audits(self, entry: int, source: str = "") -> list[Confirmation]:
-        """The audits as of a ledger entry, oldest promotion first; only those that a source takes part in, if given."""
+    async def audits(self, entry: int, source: str = "", *, all_of_them: bool = True) -> list[Confirmation]:
+        """The audits as of a ledger entry, oldest promotion first; only those that a source takes part in, if given.
+        `all_of_them`: those too that are known to be over."""
         lineage = spans.before(await self._records.lineage(), entry)[-spans.AUDITED_BESTS :]
         sources = {best.source_sha256 for best in lineage}
         if len(lineage) < 2 or (source and source not in sources):
@@ -47,7 +49,8 @@ class Confirmer:
         jury, noise_bpb = await self._records.jury(), await self._decider.noise(entry)
         found = []
         for span in spans.spans(lineage, spans.measured(baselines, entry)):
-            if source in ("", span.old.source_sha256, span.new.source_sha256):
+            over = not all_of_them and (span.old.generation, span.new.generation, jury.mark) in self._over
+            if not over and source in ("", span.old.source_sha256, span.new.source_sha256):
                 rows = spans.audit_rows(span, baselines, entry, jury.held)
                 classes = {row.hardware_class for row in rows}
                 noise = pairing.with_priors(noise_bpb, classes, self._prior_bpb)
@@ -59,7 +62,10 @@ class Confirmer:
         looked at again."""
         while True:
             jury = await self._records.jury()
-            failed = next((own for own in await self.audits(entry, source) if _failed(own)), None)
+            found = await self.audits(entry, source, all_of_them=False)
+            ended = [own.span for own in found if own.audit.identities > spans.ENOUGH_IDENTITIES]
+            self._over |= {(span.old.generation, span.new.generation, jury.mark) for span in ended}
+            failed = next((own for own in found if _failed(own)), None)
             if failed is None or await self._roll_back(failed, entry, jury):
                 return
 

@@ -22,6 +22,7 @@ from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.evidence import EvidenceError, Row
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Belief, Best, Trial
+from autoresearch.judging.periods import rows
 from autoresearch.judging.rule import Rule
 from autoresearch.judging.trust import Change, DecidedPatch, Quarantine, Recheck, Suspicion, believed
 from autoresearch.judging.verdict import UNDECIDED, Decision, Verdict, decide
@@ -87,6 +88,7 @@ class Replay:
         self._rule = Rule()
         self._prior_bpb = 0.0
         self._baselines: defaultdict[str, list[Trial]] = defaultdict(list)  # by source
+        self._measured: defaultdict[tuple[str, str], list[Trial]] = defaultdict(list)  # the same by source and machine
         self._beliefs: list[Belief] = []
         self._touched: dict[str, int] = {}  # patch -> entry after which it was looked at without new evidence
         self._jury: defaultdict[str, dict[str, int]] = defaultdict(dict)  # identity -> patch -> entry of its last trial
@@ -157,6 +159,7 @@ class Replay:
             self._jury[trial.identity_id][trial.patch_id] = entry.seq
         else:
             self._baselines[trial.source_sha256].append(trial)
+            self._measured[trial.source_sha256, trial.machine_id].append(trial)
         self.standings[trial.identity_id].trials += 1
         self.standings[trial.identity_id].train_ms += trial.train_ms
 
@@ -212,7 +215,10 @@ class Replay:
         return decide(believed(rows, self.held), noise_bpb, pairing.rule_for(self._rule, noise_bpb))
 
     def _rows(self, patch: PatchState, entry: int) -> list[Row]:
-        return pairing.evidence(patch.trials, self._baselines[patch.base_sha256], entry)
+        """As `pairing.evidence`, without going through the baselines of machines that did not run the patch."""
+        then = pairing.before(patch.trials, entry)
+        machines = sorted({(patch.base_sha256, trial.machine_id) for trial in then})
+        return rows(then, [trial for own in machines for trial in pairing.before(self._measured[own], entry)])
 
     def noise(self, entry: int, rows: Iterable[Row] = ()) -> dict[str, float]:
         """The noise per hardware class as of a ledger entry, with priors for classes of the rows that have none."""

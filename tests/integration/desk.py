@@ -133,9 +133,9 @@ class Desk:
         return lineage
 
     async def stop(self) -> None:
-        self._exporting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._exporting
+        while not self._exporting.done():  # again: redis-py may swallow a cancellation (Python 3.11)
+            self._exporting.cancel()
+            await asyncio.wait({self._exporting}, timeout=0.1)
         self.export.close()
         await self.store.close()
 

@@ -20,6 +20,9 @@ def trial_of(
     machine_id: str,
     hardware_class: str,
     patch_id: str,
+    base_sha256: str,
+    known_answer: str,
+    known_effect_bpb: float,
     accepted_at_ms: int,
     entry: int = 0,
 ) -> Trial:
@@ -40,19 +43,25 @@ def trial_of(
         reason=text.clean_line(result.reason, limits.REASON_CHARACTERS),
         tokens=result.tokens_served,
         setting=setting(result.hardware, result.software),
+        base_sha256=base_sha256,
+        known_answer=known_answer,
+        known_effect_bpb=known_effect_bpb,
         entry=entry,
     )
 
 
-def recorded(trial: Trial, base_sha256: str, log_tail: str) -> list[Operation]:
-    """What is written with it. `base_sha256`: what its patch is tested against; of no matter for a baseline."""
-    name = f"trials:{trial.patch_id}" if trial.patch_id else f"baselines:{trial.source_sha256}"
+def recorded(trial: Trial, log_tail: str) -> list[Operation]:
+    """What is written with it."""
+    if trial.patch_id:
+        name = f"trials:{trial.patch_id}"
+    else:
+        name = "known" if trial.known_answer else f"baselines:{trial.source_sha256}"
     log = text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS).encode()
     kept: list[Operation] = [Put("logs", trial.result_sha256, log)] if log and trial.outcome != "completed" else []
     if trial.patch_id:  # whose verdicts hang on the identity, and on the machine's baselines
         kept += [
             Rank(f"jury:{trial.identity_id}", trial.patch_id, trial.entry),
-            Rank(f"ran:{base_sha256}:{trial.machine_id}", trial.patch_id, trial.entry),
+            Rank(f"ran:{trial.base_sha256}:{trial.machine_id}", trial.patch_id, trial.entry),
         ]
     return [
         *kept,

@@ -19,12 +19,14 @@ from coordinator.dispatch import Dispatch, Receipt
 from coordinator.errors import OperatorError
 from coordinator.following import Follower
 from coordinator.intake import Intake
+from coordinator.planning import Why
 from coordinator.records import Records
 from coordinator.scheduling import Scheduler
 from coordinator.store import Change, Rank, StoreError
 
 log = logging.getLogger(__name__)
 RETRY_MS = 2_000  # an idle machine asks again this often
+ATTEMPTS = 8  # grants tried before a machine is asked to come again
 TICK_S = 1.0  # leases are looked at this often
 _QUARANTINE = {
     "quarantine": "your results do not count for now: this identity is in quarantine; it {}",
@@ -69,19 +71,21 @@ class App:
         self.dispatch = dispatch
         self._follower = follower
         self._intake = intake
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._now_ms = now_ms
         self._tell = tell
         self._working = asyncio.Lock()
-        self._asked = 0  # machines that found nothing in the queues and wait for them to be looked at again
+        self._granting = asyncio.Lock()
+        self._asked = 0  # machines that wait for what just came in to be followed up
         self._answered = 0
-        self._stale = asyncio.Event()  # the queues may not be what they should be
+        self._stale = asyncio.Event()  # there may be something to follow up
 
     async def recover(self) -> None:
-        """After a start: branch as the store says, what the ledger holds followed up, queues made anew."""
+        """After a start: branch as the store says, what the ledger holds followed up, what is to be run loaded."""
         self._stale.set()
         await self.work_once()
         await self._follower.begin()
+        await self.scheduler.follow()
 
     async def work(self) -> None:
         """Follows up until cancelled. While the store is away nothing is lost: it is tried again."""
@@ -97,10 +101,10 @@ class App:
                 await asyncio.sleep(TICK_S)
 
     async def work_once(self) -> None:
-        """Ends leases that were not kept alive, follows the ledger, plans if anything changed."""
+        """Ends leases that were not kept alive, follows the ledger."""
         async with self._working:
-            expired = await self.dispatch.expire()
-            if self._stale.is_set() or expired or await self._follower.behind():
+            await self.dispatch.expire()
+            if self._stale.is_set() or await self._follower.behind():
                 await self._follow_up()
 
     async def _catch_up(self) -> None:
@@ -115,10 +119,10 @@ class App:
     async def _follow_up(self) -> None:
         self._stale.clear()
         await self._follower.catch_up(self._heed)
-        await self._scheduler.plan()
 
     async def _heed(self, entry: Entry) -> None:
-        """Stops what an entry makes a waste, and tells those whom it concerns."""
+        """Stops what an entry makes a waste, has it planned for, and tells those whom it concerns."""
+        self.scheduler.take_in(entry)
         if entry.kind == "verdict" and entry.body["verdict"] not in UNDECIDED:
             patch = await self.records.patch(entry.body["patch_id"])
             if patch is not None and patch.verdict not in UNDECIDED:
@@ -144,6 +148,8 @@ class App:
             now = float(self._now_ms())
             again = (Rank("seen", machine.machine_id, now), Rank("enrolled", machine.machine_id, now))
             await self.records.store.apply(Change((), again))
+            self.scheduler.hear(machine.machine_id)
+            self.scheduler.touch(f"@{machine.machine_id}")
             self._stale.set()
         return identity, machine
 
@@ -162,6 +168,7 @@ class App:
 
     async def seen(self, machine_id: str) -> None:
         """Notes that a machine is there."""
+        self.scheduler.hear(machine_id)
         await self.records.store.apply(Change((), (Rank("seen", machine_id, float(self._now_ms())),)))
 
     async def resume(self, machine: Machine, held: set[str]) -> list[str]:
@@ -177,32 +184,25 @@ class App:
     async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
         """The next order for a machine, or why there is none."""
         await self.seen(machine.machine_id)
-        if self._working.locked() or await self._follower.behind():
-            await self._catch_up()  # what just came in may make an order in the queue a waste of minutes
-        for attempt in ("queued", "after planning anew"):
-            for order in await self._scheduler.orders_for(machine):
-                granted = await self.dispatch.grant(order, machine)
-                if granted is not None:
-                    return granted
-            if attempt == "queued":
-                await self._catch_up()
-        return Idle(await self._why_idle(machine))
+        for _ in range(ATTEMPTS):
+            if self._working.locked() or await self._follower.behind():
+                await self._catch_up()  # what just came in may make the trial that looks best now a waste of minutes
+            async with self._granting:  # two who ask at once must not be promised the same
+                chosen = await self.scheduler.choose(machine)
+                if isinstance(chosen, Why):
+                    return Idle(await self._in_words(chosen, machine))
+                granted = await self.dispatch.grant(chosen, machine)
+            if granted is not None:
+                return granted
+        return Idle("much is changing just now: it is looked at again")
 
-    async def _why_idle(self, machine: Machine) -> str:
+    async def _in_words(self, why: Why, machine: Machine) -> str:
         held = (await self.records.jury()).held.get(machine.identity_id)
-        if held is not None:
-            return _QUARANTINE["quarantine"].format(held.reason)
-        undecided = [patch for patch in await self.records.open_patches() if patch.verdict == "open"]
-        if not undecided:
-            return "no open patches: waiting for somebody to submit one"
-        if all(patch.author_id == machine.identity_id for patch in undecided):
-            return "only your own patches are open: others must test them"
-        if await self._scheduler.is_broken(machine):
-            return "this machine fails on the current best: mend it, then join again"
-        return "every open patch has enough trials under way"
+        return why.value if held is None else _QUARANTINE["quarantine"].format(held.reason)
 
     async def heartbeat(self, lease_id: str, machine_id: str, progress: Progress) -> bool:
         """See `Dispatch.heartbeat`."""
+        self.scheduler.hear(machine_id)
         return await self.dispatch.heartbeat(lease_id, machine_id, progress)
 
     async def give_back(self, lease_id: str, machine_id: str) -> None:
@@ -217,6 +217,6 @@ class App:
         return receipt
 
     async def _stop_trials(self, patch: Patch, reason: str) -> None:
-        await self._scheduler.withdraw_orders(patch.patch_id)
+        await self.scheduler.withdraw_orders(patch.patch_id)
         for lease in await self.dispatch.end_leases_of(patch.patch_id):
             self._tell(Told(reason, patch.promoted_generation, lease))

@@ -1,6 +1,6 @@
 """Leases and results: hands out ready orders, keeps leases alive, ends them, takes results in.
 
-Which orders are ready is the planner's business, what a result means the decider's.
+What a machine is to run is the planner's business, what a result means the decider's.
 """
 
 import math
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits, text
 from autoresearch.digest import sha256_hex
-from autoresearch.judging.model import Lease, Machine, Order, Progress
+from autoresearch.judging.model import Lease, Machine, Progress
 from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
@@ -20,6 +20,7 @@ from autoresearch.v1.volunteer_service_pb2 import ResultStatus
 from coordinator import accepting, leasing
 from coordinator.intake import packed
 from coordinator.journal import Draft, Journal, Note
+from coordinator.leasing import Offer
 from coordinator.records import Records, Swarm
 from coordinator.store import Holds
 
@@ -61,7 +62,9 @@ class Dispatch:
         now_ms: Callable[[], int],
         chance: Chance,
         lease_ms: int,
+        touched: Callable[[str], None],
     ) -> None:
+        """`touched` is called with the line of an order that something may have happened to."""
         self.lease_ms = lease_ms
         self._swarm = swarm
         self._challenge = swarm.parsed_challenge()
@@ -71,9 +74,11 @@ class Dispatch:
         self._key = key
         self._now_ms = now_ms
         self._chance = chance
+        self._touched = touched
 
-    async def grant(self, order: Order, machine: Machine) -> tuple[Lease, Envelope] | None:
-        """Leases this order to the machine and signs it; None when somebody else was quicker."""
+    async def grant(self, offer: Offer, machine: Machine) -> tuple[Lease, Envelope] | None:
+        """Leases the order to the machine and signs it; None when somebody else was quicker, or its patch changed."""
+        order = offer.order
         now = self._now_ms()
         lease_id = self._chance.token()
         message = trial_pb2.Order(
@@ -101,7 +106,15 @@ class Dispatch:
             order_payload=b64encode(signed.payload).decode(),
             granted_at_ms=now,
         )
-        failed = await self._store.apply(leasing.grant(order, lease, now + self.lease_ms))
+        self._touched(order.line)
+        expires_at_ms = now + self.lease_ms
+        granted = (
+            leasing.make(order, offer.patch, lease, expires_at_ms)
+            if offer.new
+            else (leasing.grant(order, lease, expires_at_ms))
+        )
+        failed = await self._store.apply(granted)
+        self._touched(order.line)
         return None if failed else (lease, signed)
 
     async def heartbeat(self, lease_id: str, machine_id: str, progress: Progress) -> bool:
@@ -116,7 +129,7 @@ class Dispatch:
             progress.step,
             progress.loss if math.isfinite(progress.loss) else 0.0,
         )
-        return await self._store.apply(leasing.renew(lease, tidy, now + self.lease_ms)) is None
+        return await self._store.apply(leasing.renew(lease, tidy, now, now + self.lease_ms)) is None
 
     async def give_back(self, lease_id: str, machine_id: str) -> bool:
         """Returns a lease unfilled."""
@@ -150,6 +163,7 @@ class Dispatch:
                 lease, order, patch, wanted=wanted, now_ms=self._now_ms(), only_expired=only_expired
             )
             failed = await self._store.apply(change)
+            self._touched(order.line)
             if not (isinstance(failed, Holds) and failed.table == "patches"):
                 return failed is None  # otherwise the patch was judged meanwhile: it may not want its order any more
 
@@ -207,6 +221,9 @@ class Dispatch:
             machine_id=lease.machine_id,
             hardware_class=lease.hardware_class,
             patch_id=order.patch_id,
+            base_sha256=order.base_sha256,
+            known_answer=order.known_answer,
+            known_effect_bpb=order.known_effect_bpb,
             accepted_at_ms=self._now_ms(),
         )
         body = {
@@ -219,6 +236,9 @@ class Dispatch:
             "hardware_class": lease.hardware_class,
             "patch_id": order.patch_id,
             "source_sha256": order.source_sha256,
+            "base_sha256": order.base_sha256,
+            "known_answer": order.known_answer,
+            "known_effect_bpb": order.known_effect_bpb,
             "outcome": trial.outcome,
             "val_bpb": trial.val_bpb,
             "train_ms": trial.train_ms,
@@ -233,11 +253,12 @@ class Dispatch:
         async def entered(seq: int) -> Draft:
             operations = [
                 *change.operations,
-                *accepting.recorded(replace(trial, entry=seq), order.base_sha256, result.log_tail),
+                *accepting.recorded(replace(trial, entry=seq), result.log_tail),
             ]
             return Draft([Note("result", body)], guards, operations, trial.accepted_at_ms)
 
         outcome = await self._journal.commit_at(entered)
+        self._touched(order.line)
         if isinstance(outcome, int):
             await self._journal.durable(outcome)
             return Receipt(digest, ACCEPTED, patch_id=order.patch_id)

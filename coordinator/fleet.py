@@ -23,6 +23,7 @@ class Fleet:
         self._classes: dict[str, Counter[str]] = {}  # hardware class -> identity -> machines that are not broken
         self._noise_bpb: Mapping[str, float] = {}
         self._noisy: frozenset[str] | None = None  # hardware classes; None: to be worked out
+        self._quiet: tuple[str, ...] = ()  # identities with a machine that is not; worked out with it
         self._audit = ("", "")  # bases: the new one, the old one
         self._auditors: Counter[str] = Counter()  # identity -> its machines that measured both
 
@@ -33,7 +34,7 @@ class Fleet:
             self._count(before, -1)
         self.machines[facts.machine_id] = facts
         self._count(facts, 1)
-        if before is not None and self._weighs(before) == self._weighs(facts):
+        if before is not None and self._weighs(before) == self._weighs(facts):  # and machines do not change owners
             self._noisy = noisy  # nearly always: a trial began or ended
 
     def drop(self, machine_id: str) -> None:
@@ -79,11 +80,19 @@ class Fleet:
             each = [noise for noise, name in known for _ in range(self._classes[name].total())]
             limit = self._policy.screen_ratio * statistics.median(each) if each else 0.0
             self._noisy = frozenset(name for noise, name in known if noise > limit)
+            quiet = (there for name, there in self._classes.items() if name not in self._noisy)
+            self._quiet = tuple(dict.fromkeys(identity for there in quiet for identity in there))
         return hardware_class in self._noisy
+
+    def quiet(self) -> int:
+        """How many identities have a machine that is not noisy, and whose results count."""
+        self.is_noisy("")  # works out who is quiet
+        return len(self._quiet) - len(self.quarantined.intersection(self._quiet))
 
     def quiet_left(self, facts: PatchFacts) -> bool:
         """Whether somebody with a card that is not noisy could still give its first vote on the patch."""
-        return self._somebody((name for name in self._classes if not self.is_noisy(name)), facts)
+        self.is_noisy("")  # works out who is quiet
+        return any(self._could_vote(identity, facts) for identity in self._quiet)
 
     def able_on(self, classes: Iterable[str], facts: PatchFacts) -> bool:
         """Whether somebody on one of these classes could still give its first vote on the patch."""
@@ -94,14 +103,13 @@ class Fleet:
         return self._somebody((name for name in self._classes if name not in classes), facts)
 
     def _somebody(self, classes: Iterable[str], facts: PatchFacts) -> bool:
-        """On these classes. One that runs the patch now is about to have voted."""
-        return any(
-            identity not in facts.runs
-            and self.is_able(identity, facts.author_id)
-            and all(identity != holder for holder, _ in facts.leased)
-            for name in classes
-            for identity in self._classes[name]
-        )
+        return any(self._could_vote(identity, facts) for name in classes for identity in self._classes[name])
+
+    def _could_vote(self, identity: str, facts: PatchFacts) -> bool:
+        """Whether an identity could still give its first vote. One that runs the patch now is about to have done so."""
+        if identity in facts.runs or not self.is_able(identity, facts.author_id):
+            return False
+        return not facts.leased or all(identity != holder for holder, _ in facts.leased)
 
     def _weighs(self, facts: MachineFacts) -> str:
         """The class that the machine counts for in the fleet's median."""

@@ -1,9 +1,10 @@
 """Follows the ledger: works out what follows from each entry, in their order, and writes it as further entries.
 
-A result has the patches judged that it is evidence about, or promotions audited; a verdict has everybody's reporting
-reviewed; a change of the quarantine has the verdicts that it touched recomputed. How far it has come is kept in the
-store. After a crash some entries are followed again, which is harmless: everything looked at is marked as such, and
-every move is guarded. So what follows from a ledger depends on neither the coordinator's haste nor its deaths.
+A result has the patches judged that it is evidence about, or promotions audited; a verdict, or a trial with a known
+answer, has everybody's reporting reviewed; a change of the quarantine has the verdicts that it touched recomputed. How
+far it has come is kept in the store. After a crash some entries are followed again, which is harmless: everything
+looked at is marked as such, and every move is guarded. So what follows from a ledger depends on neither the
+coordinator's haste nor its deaths.
 
 Decides nothing: `deciding`, `confirming` and `watching` do.
 """
@@ -93,6 +94,8 @@ class Follower:
         match entry.kind:
             case "result" if body["patch_id"]:
                 await self._decider.judge(body["patch_id"], entry.seq)
+            case "result" if body.get("known_answer"):
+                await self._watch.review(entry.seq + 1)
             case "result":
                 await self._judge_pairs(body, entry.seq)
                 await self._confirmer.audit(entry.seq + 1, body["source_sha256"])

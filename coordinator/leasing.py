@@ -1,18 +1,20 @@
 """The life of an order and its lease as atomic changes, and whether a result fills a lease. Pure.
 
-    ready --grant--> leased --fill--> done
-      ^                 |  \\--renew--> leased
-      |                 |
-      +----release------+      (expired, given back, or aborted: once, because the guard names the lease)
+    --make--> leased --fill--> done
+                | ^ \\--renew--> leased
+                v |
+              ready              (expired, given back, or aborted: once, because the guard names the lease)
 
-`withdraw` takes a ready order out of the queues when the planner no longer wants it. When to do which is decided by
-the callers; a change whose guard fails changes nothing. Whatever leaves a queue is guarded by the order's terms, which
-say in which queues it stands; whatever enters one by its patch, which may just have been decided.
+An order is made when a machine takes it; what comes back unfilled is `ready` and is leased again (`grant`) when the
+planner wants such a trial, or withdrawn when its patch is decided. When to do which is decided by the callers; a change
+whose guard fails changes nothing. Whatever makes an order, or makes it ready, is guarded by its patch, which may just
+have been decided.
 """
 
 import base64
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from autoresearch import limits
 from autoresearch.digest import is_sha256, sha256_hex
@@ -27,48 +29,49 @@ CANCELLED = b"cancelled"
 FOREVER = 9e15  # a score above any instant
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What to lease to a machine. `patch`: as it was when that was planned, None if the order is not one's; `new`: the
+    order is to be made."""
+
+    order: Order
+    patch: Patch | None
+    new: bool
+
+
 def leased(lease_id: str) -> bytes:
     """The state of an order under this lease."""
     return f"leased:{lease_id}".encode()
 
 
-def enqueue(order: Order, patch: Patch | None) -> Change:
-    """Makes a new order ready; `patch`: as it was when that was planned, None for a baseline."""
-    new = (Holds("order_state", order.order_id, None), *_unchanged(patch))
-    listed = (Rank(f"underway:{order.patch_id}", order.order_id, 0.0), Bump("orders_made", order.patch_id, 1.0))
-    return Change(new, (*_queue(order), *listed))
-
-
-def requeue(order: Order, old: Order) -> Change:
-    """Gives a ready order new terms (priority, classes, who may run it)."""
-    return Change(_ready(old), (*_unqueue(old), *_queue(order)))
-
-
-def withdraw(order: Order) -> Change:
-    """Takes a ready order back."""
-    return Change(_ready(order), (*_unqueue(order), *_finish(order, CANCELLED)))
+def make(order: Order, patch: Patch | None, lease: Lease, expires_at_ms: int) -> Change:
+    """Makes a new order and leases it at once; `patch`: as it was when that was planned, None if it is not one's."""
+    leasing = _lease(order, lease, expires_at_ms)
+    new = (Holds("order_state", order.order_id, None), *_unchanged(patch), *leasing.guards)
+    made = (Put("orders", order.order_id, order.to_bytes()), Bump("orders_made", order.line, 1.0))
+    listed = Rank(f"underway:{order.line}", order.order_id, 0.0)
+    return Change(new, (*made, listed, *leasing.operations))
 
 
 def grant(order: Order, lease: Lease, expires_at_ms: int) -> Change:
     """Leases a ready order, unless the identity is already running the same patch."""
-    guards: list[Guard] = [*_ready(order)]
-    operations: list[Operation] = [
-        *_unqueue(order),
-        Put("order_state", order.order_id, leased(lease.lease_id)),
-        Put("leases", lease.lease_id, lease.to_bytes()),
-        Rank("expiry", lease.lease_id, expires_at_ms),
-        Put("progress", lease.lease_id, Progress("waiting", 0.0, 0, 0.0).to_bytes()),
-    ]
-    if order.patch_id:
-        guards.append(Holds("running", _running(lease), None))
-        operations.append(Put("running", _running(lease), lease.lease_id.encode()))
-    return Change(guards, operations)
+    leasing = _lease(order, lease, expires_at_ms)
+    return Change((Holds("order_state", order.order_id, READY), *leasing.guards), leasing.operations)
 
 
-def renew(lease: Lease, progress: Progress, expires_at_ms: int) -> Change:
-    """A heartbeat: the lease lives on."""
+def withdraw(order: Order) -> Change:
+    """Takes a ready order back."""
+    return Change((Holds("order_state", order.order_id, READY),), _finish(order, CANCELLED))
+
+
+def renew(lease: Lease, progress: Progress, now_ms: int, expires_at_ms: int) -> Change:
+    """A heartbeat: the lease lives on, and its machine is there."""
     guard = Holds("order_state", lease.order_id, leased(lease.lease_id))
-    beat = (Rank("expiry", lease.lease_id, expires_at_ms), Put("progress", lease.lease_id, progress.to_bytes()))
+    beat = (
+        Rank("expiry", lease.lease_id, expires_at_ms),
+        Put("progress", lease.lease_id, progress.to_bytes()),
+        Rank("seen", lease.machine_id, now_ms),
+    )
     return Change((guard,), beat)
 
 
@@ -79,7 +82,8 @@ def release(
     guards: list[Guard] = [Holds("order_state", order.order_id, leased(lease.lease_id)), *_unchanged(patch)]
     if only_expired:
         guards.append(RankedUpTo("expiry", lease.lease_id, now_ms))
-    state: Sequence[Operation] = _queue(order) if wanted else _finish(order, CANCELLED)
+    ready = (Put("order_state", order.order_id, READY),)
+    state: Sequence[Operation] = ready if wanted else _finish(order, CANCELLED)
     kept = (Put("ended", lease.lease_id, lease.to_bytes()), Rank("ended", lease.lease_id, now_ms))
     return Change(guards, (*_close(lease), *state, *kept))
 
@@ -89,10 +93,10 @@ def fill(lease: Lease, order: Order, result_sha256: str, *, late: bool) -> Chang
 
     A late one's lease was closed when it ended; its identity may be running the patch again under another.
     """
-    held = _ready(order) if late else (Holds("order_state", order.order_id, leased(lease.lease_id)),)
-    guards = (Holds("filled", lease.lease_id, None), *held)
+    held = Holds("order_state", order.order_id, READY if late else leased(lease.lease_id))
+    guards = (Holds("filled", lease.lease_id, None), held)
     operations = (
-        *(_unqueue(order) if late else _close(lease)),
+        *(() if late else _close(lease)),
         *_finish(order, DONE),
         Put("filled", lease.lease_id, result_sha256.encode()),
         Drop("ended", lease.lease_id),
@@ -106,25 +110,26 @@ def forget(lease_id: str) -> Change:
     return Change((), (Drop("ended", lease_id), Unrank("ended", lease_id)))
 
 
-def _ready(order: Order) -> tuple[Holds, Holds]:
-    return Holds("order_state", order.order_id, READY), Holds("orders", order.order_id, order.to_bytes())
-
-
 def _unchanged(patch: Patch | None) -> tuple[Holds, ...]:
     return () if patch is None else (Holds("patches", patch.patch_id, patch.to_bytes()),)
 
 
-def _queue(order: Order) -> list[Operation]:
-    queues = [Rank(f"ready:{name}", order.order_id, order.priority) for name in order.classes]
-    return [Put("orders", order.order_id, order.to_bytes()), Put("order_state", order.order_id, READY), *queues]
-
-
-def _unqueue(order: Order) -> list[Operation]:
-    return [Unrank(f"ready:{name}", order.order_id) for name in order.classes]
+def _lease(order: Order, lease: Lease, expires_at_ms: int) -> Change:
+    guards: list[Guard] = []
+    operations: list[Operation] = [
+        Put("order_state", order.order_id, leased(lease.lease_id)),
+        Put("leases", lease.lease_id, lease.to_bytes()),
+        Rank("expiry", lease.lease_id, expires_at_ms),
+        Put("progress", lease.lease_id, Progress("waiting", 0.0, 0, 0.0).to_bytes()),
+    ]
+    if order.patch_id:
+        guards.append(Holds("running", _running(lease), None))
+        operations.append(Put("running", _running(lease), lease.lease_id.encode()))
+    return Change(guards, operations)
 
 
 def _finish(order: Order, state: bytes) -> list[Operation]:
-    return [Put("order_state", order.order_id, state), Unrank(f"underway:{order.patch_id}", order.order_id)]
+    return [Put("order_state", order.order_id, state), Unrank(f"underway:{order.line}", order.order_id)]
 
 
 def _close(lease: Lease) -> list[Operation]:

@@ -74,6 +74,10 @@ def _nonce() -> bytes:
     return secrets.token_bytes(limits.NONCE_BYTES)
 
 
+def _draw() -> float:
+    return secrets.randbits(53) / 2**53
+
+
 def _token() -> str:
     return secrets.token_hex(16)
 
@@ -118,12 +122,21 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         intake = Intake(swarm, records, journal, lineage, now_ms)
         chance = Chance(token=_token, seed=_seed)
         lease_ms = round(settings.lease_s * 1000)
-        dispatch = Dispatch(swarm, records, journal, key, now_ms=now_ms, chance=chance, lease_ms=lease_ms)
         promoter = Promoter(swarm, records, journal, lineage, now_ms)
         decider = Decider(swarm, records, journal, promoter, now_ms)
         confirmer = Confirmer(swarm, records, decider, promoter)
         watch = Watch(swarm, records, journal, decider, now_ms)
-        scheduler = Scheduler(swarm, records, now_ms)
+        scheduler = Scheduler(swarm, records, decider.noise_now, now_ms=now_ms, draw=_draw)
+        dispatch = Dispatch(
+            swarm,
+            records,
+            journal,
+            key,
+            now_ms=now_ms,
+            chance=chance,
+            lease_ms=lease_ms,
+            touched=scheduler.touch,
+        )
         follower = Follower(records, decider, confirmer, watch, promoter)
         app = App(records, intake, dispatch, follower, scheduler, now_ms=now_ms, tell=hub.tell)
         await app.recover()

@@ -7,7 +7,8 @@ of patches. Rules (statistics.md of the design, sections 5 and 6), the first tha
 
 1. a machine that fails on what others run gets nothing; one in quarantine one uncounted trial an hour
 2. soon after a promotion, the new best on a machine that measured the old one: that is its audit
-3. the open patch that is worth most, authors taking turns (`turns`, `worth`): evidence first, then fresh ones
+3. the open patch that is worth most, authors taking turns (`turns`, `worth`): evidence first, then fresh ones; one
+   that its identity has voted on already only when there is no other
 4. a patch that somebody saw crash or fail its exam, for another identity to say so too
 5. the best, if this machine has not measured it
 6. a parked patch that is worth a second look and has rested
@@ -25,12 +26,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from autoresearch.judging.rule import Rule
-from coordinator.eligibility import NO_BASE, Baselines, Eligibility
+from coordinator.eligibility import NO_BASE, Asker, Baselines
 from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
 from coordinator.policy import DEFAULT_POLICY, Policy
 from coordinator.turns import Turns
-from coordinator.worth import Worth, worth
+from coordinator.worth import Worth, wanted, worth
 
 SECOND_LOOKS = 64  # parked patches looked through for one that the machine may run
 
@@ -73,12 +74,13 @@ class Planner:
         self._policy = policy
         self._patches: dict[str, PatchFacts] = {}
         self._fleet = Fleet(policy)
-        self._eligible = Eligibility(self._fleet, rule, policy)
         self._turns = Turns(policy.turn_patches)
         self._worth: dict[str, Worth] = {}  # of open patches with evidence
         self._doubts: list[tuple[int, str]] = []  # submitted at, patch id
         self._parked: list[tuple[float, int, str]] = []  # minus worth, submitted at, patch id
         self._open_by: dict[str, int] = {}  # author -> open patches
+        # Open patches that look good and lack no class, which noisy cards leave to others: how many cannot take it.
+        self._for_quiet: dict[str, int] = {}
         self._known: dict[str, list[KnownLoss]] = {}  # by base
         self._best = self._before = ""
         fresh = worth(0.0, None, rule, policy).per_run
@@ -88,16 +90,13 @@ class Planner:
 
     def load(self, patches: Iterable[PatchFacts], machines: Iterable[MachineFacts]) -> None:
         """Takes many facts at once into a planner that has none; the same as putting them one by one."""
-        offered = []
         for machine in machines:
             self.put_machine(machine)
-        for facts in patches:
-            self._patches[facts.patch_id] = facts
-            if facts.doubted or facts.parked:
-                self._list(facts)
-            else:
-                offered.append(self._offer(facts))
-        self._turns.load(offered)
+        self._patches = {facts.patch_id: facts for facts in patches}
+        waiting = [facts for facts in self._patches.values() if facts.parked or facts.doubted]
+        for facts in waiting:
+            self._list(facts)
+        self._turns.load(self._offer(own) for own in self._patches.values() if not (own.parked or own.doubted))
 
     def put_patch(self, facts: PatchFacts) -> None:
         """An undecided patch is new, or something about it changed."""
@@ -120,6 +119,7 @@ class Planner:
         else:
             self._turns.drop(patch_id)
             self._worth.pop(patch_id, None)
+            self._for_quiet.pop(patch_id, None)
             self._open_by[facts.author_id] -= 1
             if not self._open_by[facts.author_id]:
                 del self._open_by[facts.author_id]
@@ -144,7 +144,7 @@ class Planner:
     def set_min_classes(self, min_classes: int) -> None:
         """Hardware classes that a promotion needs, of those that there are."""
         if min_classes != self._rule.min_classes:
-            self._rule = self._eligible.rule = replace(self._rule, min_classes=min_classes)
+            self._rule = replace(self._rule, min_classes=min_classes)
             for facts in list(self._patches.values()):
                 self.put_patch(facts)
 
@@ -178,38 +178,31 @@ class Planner:
         machine = self._fleet.machines[machine_id]
         if self._fleet.is_broken(machine):
             return _nothing(Why.BROKEN)
-        if machine.identity_id in self._fleet.quarantined:
-            return self._for_quarantined(machine, now_ms)
-        if self._audits(machine, now_ms):
+        asker = Asker(machine, now_ms, self._fleet, self._rule, self._policy)
+        if asker.identity in self._fleet.quarantined:
+            return self._for_quarantined(asker, now_ms)
+        if self._audits(asker, now_ms):
             return Choice(Kind.BASELINE, base_sha256=self._best)
-        found = self._open_patch(machine, now_ms) or self._doubted_patch(machine, now_ms)
-        if found is None and self._eligible.baselines(machine, self._best, now_ms) is Baselines.NEEDED:
+        found = self._open_patch(asker) or self._doubted_patch(asker)
+        if found is None and asker.baselines(self._best) is Baselines.NEEDED:
             return Choice(Kind.BASELINE, base_sha256=self._best)
-        found = found or self._second_look_at(machine, now_ms)
+        found = found or self._second_look_at(asker, now_ms)
         if found is None:
-            return _nothing(self._why(machine))
-        return self._with_baseline(machine, found, now_ms) or self._known_answer(machine, found, draw) or _run(found)
+            return _nothing(self._why(asker))
+        return _with_baseline(asker, found) or self._known_answer(asker, found, draw) or _run(found)
 
-    def _why(self, machine: MachineFacts) -> Why:
+    def _why(self, asker: Asker) -> Why:
         if not self._open_by:
             return Why.NO_PATCH
-        return Why.OWN if self._open_by.keys() == {machine.identity_id} else Why.ENOUGH
+        return Why.OWN if self._open_by.keys() == {asker.identity} else Why.ENOUGH
 
-    # --- baselines ---
-
-    def _with_baseline(self, machine: MachineFacts, facts: PatchFacts, now_ms: int) -> Choice | None:
-        if self._eligible.baselines(machine, facts.base_sha256, now_ms) is Baselines.NEEDED:
-            return Choice(Kind.BASELINE, base_sha256=facts.base_sha256)
-        return None
-
-    def _audits(self, machine: MachineFacts, now_ms: int) -> bool:
+    def _audits(self, asker: Asker, now_ms: int) -> bool:
         """Whether this machine's baseline of the new best is wanted at once, beside that of the old one."""
         if not self._before or self._before == self._best:
             return False
-        old = machine.bases.get(self._before, NO_BASE)
-        if not (old.baselines and now_ms < old.ends_at_ms):
-            return False
-        if self._eligible.baselines(machine, self._best, now_ms) is not Baselines.NEEDED:
+        old = asker.machine.bases.get(self._before, NO_BASE)
+        measured = old.baselines > 0 and now_ms < old.ends_at_ms
+        if not measured or asker.baselines(self._best) is not Baselines.NEEDED:
             return False
         return self._fleet.auditors() < self._policy.audit_identities
 
@@ -218,11 +211,26 @@ class Planner:
     def _offer(self, facts: PatchFacts) -> tuple[str, str, int, float | None, bool]:
         """An open patch as `Turns.put` takes it."""
         self._open_by[facts.author_id] = self._open_by.get(facts.author_id, 0) + 1
+        if not facts.runs and not facts.leased:  # nearly always
+            return facts.patch_id, facts.author_id, facts.submitted_at_ms, None, True
         per_run = None
         if facts.runs:
             own = self._worth[facts.patch_id] = worth(facts.log_odds, facts.gain_bpb, self._rule, self._policy)
             per_run = own.per_run
-        return facts.patch_id, facts.author_id, facts.submitted_at_ms, per_run, self._eligible.free(facts) > 0
+            if self._is_for_quiet(facts):
+                self._for_quiet[facts.patch_id] = len(facts.runs) + len(facts.leased) + 1  # and its author
+        return facts.patch_id, facts.author_id, facts.submitted_at_ms, per_run, self._free(facts) > 0
+
+    def _is_for_quiet(self, facts: PatchFacts) -> bool:
+        looks_good = facts.log_odds > self._policy.confirm_above
+        return looks_good and len(facts.classes) >= self._rule.min_classes and not facts.doubtful
+
+    def _free(self, facts: PatchFacts) -> int:
+        """How many more trials of it may start now."""
+        if not facts.leased:
+            return wanted(facts, self._rule)
+        under_way = sum(1 for identity, _ in facts.leased if identity not in self._fleet.quarantined)
+        return wanted(facts, self._rule) - under_way
 
     def _list(self, facts: PatchFacts) -> None:
         """A patch that waits behind the open ones."""
@@ -232,103 +240,107 @@ class Planner:
         own = self._worth[facts.patch_id] = worth(facts.log_odds, facts.gain_bpb, self._rule, self._policy)
         insort(self._parked, (-own.per_run, facts.submitted_at_ms, facts.patch_id))
 
-    def _open_patch(self, machine: MachineFacts, now_ms: int) -> PatchFacts | None:
+    def _open_patch(self, asker: Asker) -> PatchFacts | None:
         """The open patch to run: the first in turn or, among those nearly as good, one that this machine suits."""
-        best, most, first, seen = None, 0.0, 0.0, 0
-        for key, patch_id in self._turns.in_order(without_author=machine.identity_id):
-            is_fresh, per_run = bool(key[1]), -key[2]
+        best, again, most, first, seen = None, None, 0.0, 0.0, 0
+        quiet = self._fleet.quiet() if asker.is_noisy else 0
+        for key in self._turns.in_order():
+            if quiet and self._for_quiet.get(key[5], quiet) < quiet:
+                continue  # what `may_run` would find too: some of the quiet ones can still run it
+            facts = self._patches[key[5]]
+            is_fresh, per_run = key[1], -key[2]
             if best is not None and (is_fresh or seen >= self._policy.look or per_run < self._policy.window * first):
                 break
-            facts = self._patches[patch_id]
-            if not self._eligible.may_run(machine, facts, now_ms):
+            if not asker.may_run(facts):
                 continue
             if is_fresh:
                 return facts
-            suits = self._eligible.suits(machine, facts, self._worth[patch_id], now_ms)
+            if asker.identity in facts.heard:  # it can only sharpen the vote that it has given
+                again = again or facts
+                continue
+            suits = asker.suits(facts, self._worth[facts.patch_id])
             seen += 1
             if best is None:
                 first = per_run
             if best is None or suits > most:
                 best, most = facts, suits
-        return best
+        return best or again
 
     # --- what waits behind the open patches ---
 
-    def _doubted_patch(self, machine: MachineFacts, now_ms: int) -> PatchFacts | None:
+    def _doubted_patch(self, asker: Asker) -> PatchFacts | None:
         for _, patch_id in self._doubts:
             facts = self._patches[patch_id]
-            spoke = machine.identity_id in facts.heard or machine.identity_id == facts.author_id
-            if not spoke and self._eligible.free(facts) > 0 and self._eligible.may_confirm(machine, facts, now_ms):
+            if asker.identity in facts.heard or asker.identity == facts.author_id or self._free(facts) <= 0:
+                continue
+            if asker.may_confirm(facts):
                 return facts
         return None
 
-    def _second_look_at(self, machine: MachineFacts, now_ms: int) -> PatchFacts | None:
+    def _second_look_at(self, asker: Asker, now_ms: int) -> PatchFacts | None:
         rested = now_ms - self._policy.resume_after_ms
         for minus_worth, _, patch_id in self._parked[:SECOND_LOOKS]:
             if -minus_worth < self._second_look:
                 break
             facts = self._patches[patch_id]
-            if (
-                facts.decided_at_ms > rested
-                or machine.identity_id == facts.author_id
-                or self._eligible.free(facts) <= 0
-            ):
+            if facts.decided_at_ms > rested or asker.identity == facts.author_id or self._free(facts) <= 0:
                 continue
-            if self._eligible.may_confirm(machine, facts, now_ms):
+            if asker.may_confirm(facts):
                 return facts
         return None
 
     # --- trust ---
 
-    def _known_answer(self, machine: MachineFacts, instead_of: PatchFacts, draw: float) -> Choice | None:
+    def _known_answer(self, asker: Asker, instead_of: PatchFacts, draw: float) -> Choice | None:
         """Now and then, in a candidate's place and on its base: a trial whose answer is known. While there are few,
         a patch that looks bad enough to become one, so that others confirm how much it loses."""
         share = self._policy.known_answer_share
         if draw >= share:
             return None
         known = self._known.get(instead_of.base_sha256, ())
-        identity = machine.identity_id
-        new = [own for own in known if identity not in own.seen and identity != own.author_id]
+        new = [own for own in known if asker.identity not in (*own.seen, own.author_id)]
         if new:
             return Choice(Kind.KNOWN_ANSWER, known=new[int(draw / share * len(new))])
         if len(known) >= self._policy.known_answers:
             return None
-        suspect = self._suspect(machine, instead_of.base_sha256)
+        suspect = self._suspect(asker, instead_of.base_sha256)
         return None if suspect is None else _run(suspect)
 
-    def _suspect(self, machine: MachineFacts, base: str) -> PatchFacts | None:
+    def _suspect(self, asker: Asker, base: str) -> PatchFacts | None:
         """The parked patch on this base that looks worst, if this identity can confirm it."""
         least = self._policy.known_answer_deltas * self._rule.delta_bpb
         for _, _, patch_id in reversed(self._parked[-SECOND_LOOKS:]):
             facts = self._patches[patch_id]
             if facts.base_sha256 != base or facts.gain_bpb is None or facts.gain_bpb > -least:
                 continue
-            fresh = machine.identity_id not in facts.runs and machine.identity_id != facts.author_id
-            if fresh and self._eligible.free(facts) > 0:
+            if asker.identity not in (*facts.runs, facts.author_id) and self._free(facts) > 0:
                 return facts
         return None
 
-    def _for_quarantined(self, machine: MachineFacts, now_ms: int) -> Choice:
+    def _for_quarantined(self, asker: Asker, now_ms: int) -> Choice:
         """A trial that does not count, so that its identity can show that it agrees with the others again."""
+        machine = asker.machine
         if now_ms - machine.last_trial_at_ms < self._policy.quarantined_every_ms:
             return _nothing(Why.QUARANTINED)
         for base in machine.bases:
-            losses = (
-                self._known.get(base, ()) if self._eligible.baselines(machine, base, now_ms) is Baselines.THERE else ()
-            )
-            new = [loss for loss in losses if machine.identity_id not in (*loss.seen, loss.author_id)]
+            losses = self._known.get(base, ()) if asker.baselines(base) is Baselines.THERE else ()
+            new = [loss for loss in losses if asker.identity not in (*loss.seen, loss.author_id)]
             if new:
                 return Choice(Kind.KNOWN_ANSWER, known=new[0])
-        for _, patch_id in self._turns.in_order(without_author=machine.identity_id):
-            facts = self._patches[patch_id]
-            untried = machine.identity_id not in facts.runs
-            if untried and not any(holder == machine.identity_id for holder, _ in facts.leased):
-                if self._eligible.baselines(machine, facts.base_sha256, now_ms) is Baselines.UNDER_WAY:
-                    break
-                return self._with_baseline(machine, facts, now_ms) or _run(facts)
-        if self._eligible.baselines(machine, self._best, now_ms) is Baselines.NEEDED:
+        for key in self._turns.in_order():
+            facts = self._patches[key[5]]
+            if asker.identity in (*facts.runs, facts.author_id) or not asker.may_confirm(facts):
+                continue
+            return _with_baseline(asker, facts) or _run(facts)
+        if asker.baselines(self._best) is Baselines.NEEDED:
             return Choice(Kind.BASELINE, base_sha256=self._best)
         return _nothing(Why.QUARANTINED)
+
+
+def _with_baseline(asker: Asker, facts: PatchFacts) -> Choice | None:
+    if asker.baselines(facts.base_sha256) is Baselines.NEEDED:
+        return Choice(Kind.BASELINE, base_sha256=facts.base_sha256)
+    return None
 
 
 def _run(facts: PatchFacts) -> Choice:

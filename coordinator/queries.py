@@ -115,7 +115,7 @@ class Queries:
         excluded = sorted(held & await self._jurors(patch.patch_id)) if held else []
         spoken_of = [*(vote["identity"] for vote in decision["votes"]), *views.identities_in(patch.reason), *excluded]
         names = await self._records.names(spoken_of)
-        in_flight = await self._store.size(f"underway:{patch.patch_id}")
+        in_flight = sum(state != "ready" for _, state in await self._records.orders(patch.patch_id))
         return views.patch_message(patch, decision, names, in_flight, excluded)
 
     async def _jurors(self, patch_id: str) -> set[str]:

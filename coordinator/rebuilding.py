@@ -71,7 +71,7 @@ class Rebuilder:
         self._fingerprints: set[str] = set()
         self._trials: dict[str, list[Trial]] = {}  # by patch
         self._baselines: dict[str, list[Trial]] = {}  # by source
-        self._orders: dict[str, int] = {}  # by patch: the highest number in an order's name, and one
+        self._orders: dict[str, int] = {}  # by line: the highest number in an order's name, and one
 
     async def take(self, line: bytes, entry: Entry) -> None:
         """The next entry.
@@ -91,7 +91,7 @@ class Rebuilder:
         """Writes what is left; the swarm's own record last, which makes the store one that a coordinator starts on."""
         if self._swarm is None:
             raise OperatorError("the ledger is empty: there is nothing to make a swarm from")
-        made = [Bump("orders_made", patch_id, count) for patch_id, count in sorted(self._orders.items())]
+        made = [Bump("orders_made", line, count) for line, count in sorted(self._orders.items())]
         self._note(*made, Put("meta", "followed", str(self._followed()).encode()))
         await self._flush()
         await self._store.apply(Change((), (Put("meta", "swarm", self._swarm.to_bytes()),)))
@@ -223,6 +223,7 @@ class Rebuilder:
     def _result(self, entry: Entry) -> Sequence[Operation]:
         body = entry.body
         result = Result.FromString(_envelope(body).payload)
+        base = self._patches[body["patch_id"]].base_sha256 if body["patch_id"] else body["source_sha256"]
         trial = accepting.trial_of(
             result,
             body["result_sha256"],
@@ -231,20 +232,25 @@ class Rebuilder:
             machine_id=body["machine_id"],
             hardware_class=body["hardware_class"],
             patch_id=body["patch_id"],
+            base_sha256=body.get("base_sha256", base),  # absent before there were trials with a known answer
+            known_answer=body.get("known_answer", ""),
+            known_effect_bpb=body.get("known_effect_bpb", 0.0),
             accepted_at_ms=entry.at_ms,
             entry=entry.seq,
         )
-        base = self._patches[trial.patch_id].base_sha256 if trial.patch_id else trial.source_sha256
-        trials = self._trials.setdefault(trial.patch_id, []) if trial.patch_id else self._baselines.setdefault(base, [])
-        trials.append(trial)
+        if trial.patch_id:
+            self._trials.setdefault(trial.patch_id, []).append(trial)
+        elif not trial.known_answer:
+            self._baselines.setdefault(base, []).append(trial)
         self._results += 1
         number = _NUMBER.search(trial.order_id)
         made = int(number[1]) + 1 if number else 1
-        self._orders[trial.patch_id] = max(self._orders.get(trial.patch_id, 0), made)
+        line = trial.order_id.rpartition("-")[0]
+        self._orders[line] = max(self._orders.get(line, 0), made)
         return [
             Put("order_state", trial.order_id, leasing.DONE),
             Put("filled", body["lease_id"], trial.result_sha256.encode()),
-            *accepting.recorded(trial, base, result.log_tail),
+            *accepting.recorded(trial, result.log_tail),
         ]
 
     def _verdict(self, entry: Entry) -> Sequence[Operation]:

@@ -139,20 +139,20 @@ class Records:
         """Accepted baseline results of a best, in order of acceptance."""
         return await self._list(Trial, f"baselines:{source_sha256}")
 
-    async def orders(self, patch_id: str) -> list[tuple[Order, str]]:
-        """Orders under way of a patch ("" for baselines) with their states."""
-        ids = [order_id for order_id, _ in await self.store.ranked(f"underway:{patch_id}")]
+    async def known_answers(self) -> list[Trial]:
+        """Accepted results of trials with a known answer, in order of acceptance."""
+        return await self._list(Trial, "known")
+
+    async def orders(self, line: str) -> list[tuple[Order, str]]:
+        """Orders under way of a line (see `Order.line`) with their states."""
+        ids = [order_id for order_id, _ in await self.store.ranked(f"underway:{line}")]
         states = [(state or b"").decode() for state in await self.store.get_many("order_state", ids)]
         orders = await self._many(Order, "orders", ids)
         return list(zip(orders, states, strict=True))
 
-    async def orders_made(self, patch_id: str) -> int:
-        """How many orders were ever made for a patch ("" for baselines)."""
-        return int(await self.store.score("orders_made", patch_id) or 0)
-
-    async def orders_by_id(self, order_ids: Sequence[str]) -> list[Order]:
-        """By ids; unknown ones are left out."""
-        return await self._many(Order, "orders", order_ids)
+    async def orders_made(self, line: str) -> int:
+        """How many orders were ever made of a line."""
+        return int(await self.store.score("orders_made", line) or 0)
 
     async def order(self, order_id: str) -> Order | None:
         """By id."""

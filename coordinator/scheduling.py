@@ -1,153 +1,282 @@
-"""Keeps the queues as the planner wants them and finds what a machine may run. Loads, asks `planning`, writes."""
+"""Keeps the planner's facts as the store has them, and says what a machine should run: an order, new or ready again.
 
+Everything is read once; after that it is told of every ledger entry that was followed (`take_in`) and of every order
+that was moved (`touch`), and reads what those concern: so a plan costs what has changed, not what there is. Decides
+nothing (`planning` does) and hands nothing out (`dispatch`). What another process leases meanwhile shows when a
+grant's guard fails: that order's patch is then read again.
+"""
+
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
-from autoresearch.judging.model import Machine, Order, Patch, Trial
-from autoresearch.judging.periods import counts
-from autoresearch.judging.verdict import Verdict
-from coordinator import leasing, ready_orders
-from coordinator.ready_orders import MachineState, PatchState, Terms
+from autoresearch.judging.ledger import Entry
+from autoresearch.judging.model import Machine, Patch
+from autoresearch.judging.verdict import UNDECIDED
+from coordinator import gathering, leasing
+from coordinator.facts import KnownLoss
+from coordinator.leasing import Offer
+from coordinator.planning import Kind, Planner, Why
+from coordinator.policy import DEFAULT_POLICY, Policy
+from coordinator.reading import READY, FactsReader
 from coordinator.records import Records, Swarm
 
+T = TypeVar("T")
+R = TypeVar("R")
 ACTIVE_MS = 120_000  # a machine heard of within this time is planned for
 ACTIVE_MOST = 10_000  # machines planned for
-QUEUED_MOST = 10_000  # ready orders of a hardware class that a plan looks at
-QUEUE_LOOK = 256  # ready orders that a machine looks through for one that it may run
-RESUME_AFTER_MS = 600_000  # a parked patch rests this long before idle machines look at it again
+PARKED_MOST = 1_000  # parked patches kept for second looks, the best ones; and as many of the worst
+LOSSES_FROM = 500  # patches decided last, among which those are that are known to lose
+AT_ONCE = 64  # reads under way at once
+PAGE = 500  # ledger entries, or patches, read at once
+Noise = Callable[[], Awaitable[Mapping[str, float]]]
 
 
 class Scheduler:
-    """Plans, and offers a machine what it may run."""
+    """One process's view of what is to be run."""
 
-    def __init__(self, swarm: Swarm, records: Records, now_ms: Callable[[], int]) -> None:
-        self._swarm = swarm
+    def __init__(
+        self,
+        swarm: Swarm,
+        records: Records,
+        noise: Noise,
+        *,
+        now_ms: Callable[[], int],
+        draw: Callable[[], float],
+        policy: Policy = DEFAULT_POLICY,
+    ) -> None:
         self._rule = swarm.parsed_rule()
+        self._policy = replace(policy, first_baselines=swarm.first_baselines)
         self._records = records
         self._store = records.store
+        self._reader = FactsReader(records)
+        self._noise = noise
         self._now_ms = now_ms
+        self._draw = draw
+        self.planner = Planner(self._rule, self._policy)
+        self._loaded = False
+        self._news: set[str] = set()  # kinds of ledger entries that were followed
+        self._measured: set[tuple[str, str]] = set()  # base and machine of baselines among them
+        self._doubted: set[str] = set()  # identities that entered or left quarantine
+        self._lines: set[str] = set()  # patches, and machines as "@id", that something happened to
+        self._heard: dict[str, float] = {}  # machine -> last heard of, oldest first
+        self._patches: dict[str, Patch] = {}  # undecided ones
+        self._tested_on: Counter[str] = Counter()  # base -> undecided patches
+        self._noise_bpb: Mapping[str, float] | None = None
+        self._kept_bases: set[str] = set()  # the best and the one before it
+        self._last_trial: dict[str, int] = {}  # machine -> when it last took or filled an order
+        self._losses: dict[str, KnownLoss] = {}
+        self._following = asyncio.Lock()
 
-    async def terms(self) -> Terms:
-        """What plans depend on besides the evidence."""
-        best = await self._records.best()
-        return Terms(self._rule.upper, self._rule.max_trials, self._swarm.first_baselines, best.source_sha256)
+    # --- what changed ---
 
-    async def plan(self) -> None:
-        """Makes the ready orders what they should be now."""
-        terms = await self.terms()
-        active = await self._active()
-        queued = await self._queued({machine.hardware_class for machine in active})  # before the patches, which may end
-        patches = [await self._patch_state(*wanted) for wanted in await self._worth_testing()]
-        machines = await self.machine_states(active, [state.patch for state in patches], terms)
-        plan = ready_orders.plan(patches, machines, terms, queued)
-        for order in plan.cancel:
-            await self._store.apply(leasing.withdraw(order))
-        for order, old in plan.change:
-            await self._store.apply(leasing.requeue(order, old))
-        planned_for = {state.patch.patch_id: state.patch for state in patches}
-        for order in plan.add:
-            await self._store.apply(leasing.enqueue(order, planned_for.get(order.patch_id)))
+    def touch(self, line: str) -> None:
+        """Something happened to an order of this patch, or for this machine ("@id")."""
+        self._lines.add(line)
 
-    async def _active(self) -> list[Machine]:
+    def hear(self, machine_id: str) -> None:
+        """A machine is there."""
+        known = self._heard.pop(machine_id, None)
+        self._heard[machine_id] = float(self._now_ms())  # moves to the end
+        if known is None:
+            self._lines.add(f"@{machine_id}")
+
+    def take_in(self, entry: Entry) -> None:
+        """A ledger entry was followed: what follows from it is written."""
+        self._news.add(entry.kind)
+        patch_id, machine_id = entry.body.get("patch_id"), entry.body.get("machine_id")
+        if machine_id:
+            self._lines.add(f"@{machine_id}")
+        if patch_id:
+            self._lines.add(patch_id)
+        if entry.kind == "result":
+            self._last_trial[entry.body["machine_id"]] = entry.at_ms
+            if known := entry.body.get("known_answer"):
+                self._lines.add(known)
+            elif not patch_id:
+                self._measured.add((entry.body["source_sha256"], entry.body["machine_id"]))
+        elif entry.kind in ("quarantine", "reinstatement"):
+            self._doubted.add(entry.body["identity_id"])
+
+    async def follow(self) -> None:
+        """Reads what changed."""
+        async with self._following:
+            if not self._loaded:
+                await self._load()
+            await self._read_news()
+            self._forget_silent()
+            await self._read_lines()
+
+    async def _read_news(self) -> None:
+        news, self._news = self._news, set()
+        measured, self._measured = self._measured, set()
+        try:
+            if news & {"promotion", "rollback"}:
+                await self._read_best()
+                self._lines |= {f"@{machine_id}" for machine_id in self._heard}
+            if self._doubted:
+                self.planner.set_quarantined(await self._records.quarantined())
+                self._lines |= {patch_id for patch_id in self._patches if self._has_run(self._doubted, patch_id)}
+                self._doubted.clear()
+            for base, machine_id in measured:  # a baseline may complete pairs of what its machine ran
+                ran = await self._store.ranked(f"ran:{base}:{machine_id}")
+                self._lines |= {patch_id for patch_id, _ in ran if patch_id in self._patches}
+            if news & {"result", "quarantine", "reinstatement"}:
+                await self._read_noise()
+        except BaseException:
+            self._news |= news
+            self._measured |= measured
+            raise
+
+    def _has_run(self, identities: Collection[str], patch_id: str) -> bool:
+        facts = self.planner.patch(patch_id)
+        return facts is not None and not facts.runs.keys().isdisjoint(identities)
+
+    def _forget_silent(self) -> None:
+        silent = self._now_ms() - ACTIVE_MS
+        for machine_id, at_ms in list(self._heard.items()):
+            if at_ms >= silent:
+                break
+            del self._heard[machine_id]
+            self.planner.drop_machine(machine_id)
+
+    async def _read_lines(self) -> None:
+        while self._lines:
+            lines, self._lines = self._lines, set()
+            try:
+                await _each(self._read_line, sorted(lines))
+            except BaseException:
+                self._lines |= lines
+                raise
+
+    async def _read_line(self, line: str) -> None:
+        if line.startswith("@"):
+            await self._read_machine(line.removeprefix("@"))
+        else:
+            await self._read_patch(line)
+
+    # --- reading ---
+
+    async def _load(self) -> None:
+        """Everything, once. The planner sorts it at the end instead of patch by patch."""
+        self._news.clear()  # what is read from here on is as new
+        self.planner = Planner(self._rule, self._policy)
+        self._noise_bpb = None
+        await self._read_best()
+        self.planner.set_quarantined(await self._records.quarantined())
+        await self._read_noise()
         seen = await self._store.ranked_between("seen", self._now_ms() - ACTIVE_MS, leasing.FOREVER, ACTIVE_MOST)
-        return await self._records.machines([machine_id for machine_id, _ in seen])
+        self._heard = dict(seen)
+        wanted = dict(await self._store.ranked("open"))
+        for highest_first in (True, False):
+            wanted |= await self._store.ranked("parked", PARKED_MOST, highest_first=highest_first)
+        await self._reader.begin(wanted)
+        undecided = [patch for patch in await self._in_pages(wanted) if patch.verdict in UNDECIDED]
+        for patch in undecided:
+            self._keep(patch.patch_id, patch)
+        self.planner.load(await _each(lambda patch: self._reader.patch(patch, again=False), undecided), [])
+        decided = await self._store.ranked("decided", LOSSES_FROM, highest_first=True)
+        for patch in await self._in_pages(member for member, _ in decided):
+            await self._note_loss(patch)
+        self._lines |= {f"@{machine_id}" for machine_id in self._heard}
+        self._loaded = True
 
-    async def _queued(self, classes: Collection[str]) -> list[Order]:
-        queues = [await self._store.ranked(f"ready:{name}", QUEUED_MOST) for name in sorted(classes)]
-        return await self._records.orders_by_id(sorted({order_id for queue in queues for order_id, _ in queue}))
+    async def _in_pages(self, patch_ids: Iterable[str]) -> list[Patch]:
+        ids = list(patch_ids)
+        pages = [ids[at : at + PAGE] for at in range(0, len(ids), PAGE)]
+        return [patch for page in pages for patch in await self._records.patches(page)]
 
-    async def _worth_testing(self) -> list[tuple[Patch, Verdict]]:
-        """Open patches; when there is none, the best of those that have rested, which is tested as an open one."""
-        patches = [(patch, Verdict(patch.verdict)) for patch in await self._records.open_patches()]
-        if any(verdict is Verdict.OPEN for _, verdict in patches):
-            return patches
-        resting = [member for member, _ in await self._store.ranked("parked", 8, highest_first=True)]
-        parked = await self._records.patches(resting)
-        rested = self._now_ms() - RESUME_AFTER_MS
-        return [*patches, *[(patch, Verdict.OPEN) for patch in parked if patch.decided_at_ms <= rested][:1]]
+    async def _read_best(self) -> None:
+        lineage = await self._records.lineage()
+        before = lineage[-2].source_sha256 if len(lineage) > 1 else ""
+        best = lineage[-1].source_sha256
+        self.planner.set_best(best, before)
+        self._kept_bases = {best, before} - {""}
+        self._reader.forget_bases(self._live_bases())
 
-    async def _patch_state(self, patch: Patch, verdict: Verdict) -> PatchState:
-        made = await self._records.orders_made(patch.patch_id)  # first: two planners then make orders of the same id
-        orders = await self._records.orders(patch.patch_id)  # before trials: one that just ended is not ordered anew
-        trials = await self._records.candidate_trials(patch.patch_id)
-        lease_ids = [state.removeprefix("leased:") for _, state in orders if state != "ready"]
-        leases = await self._records.live_leases(lease_ids)
-        return PatchState(
-            patch=patch,
-            trials=trials,
-            ready=[order for order, state in orders if state == "ready"],
-            leased=[(lease.identity_id, lease.machine_id) for lease in leases],
-            orders_made=made,
-            log_odds=float((patch.decision or {}).get("log_odds", 0.0)),
-            verdict=verdict,
-        )
+    async def _read_noise(self) -> None:
+        noise_bpb = await self._noise()
+        if noise_bpb == self._noise_bpb:
+            return
+        self._noise_bpb = noise_bpb
+        self.planner.set_noise(noise_bpb)
+        self.planner.set_min_classes(max(1, min(self._rule.min_classes, len(noise_bpb))))
 
-    async def machine_states(
-        self, machines: Sequence[Machine], patches: Sequence[Patch], terms: Terms
-    ) -> list[MachineState]:
-        """Machines with what they have measured on the bases that matter."""
-        made = await self._records.orders_made("")  # in this order for the reasons given in _patch_state
-        orders = [order for order, _ in await self._records.orders("")]
-        bases = {terms.best_sha256, *(patch.base_sha256 for patch in patches)}
-        trials = [trial for base in sorted(bases) for trial in await self._records.baseline_trials(base)]
-        runs = [(p.base_sha256, t) for p in patches for t in await self._records.candidate_trials(p.patch_id)]
-        return [
-            _machine_state(machine, trials, runs, orders, made=made, enrolled_at_ms=await self._enrolled_at(machine))
-            for machine in machines
-        ]
+    async def _read_patch(self, patch_id: str) -> None:
+        patch = await self._records.patch(patch_id)
+        if patch is not None and patch.verdict in UNDECIDED:
+            facts = await self._reader.patch(patch)
+            self._keep(patch_id, patch)
+            self.planner.put_patch(facts)
+            return
+        self.planner.drop_patch(patch_id)
+        self._keep(patch_id, None)
+        if patch is not None:
+            await self._note_loss(patch)
 
-    async def _enrolled_at(self, machine: Machine) -> float:
-        """When the machine joined last: whoever mended it joins again."""
-        return await self._store.score("enrolled", machine.machine_id) or machine.enrolled_at_ms
+    async def _read_machine(self, machine_id: str) -> None:
+        machine = await self._records.machine(machine_id)
+        if machine is None or machine_id not in self._heard:
+            return
+        bases = self._kept_bases | self._tested_on.keys()
+        self.planner.put_machine(await self._reader.machine(machine, bases, self._last_trial.get(machine_id, 0)))
 
-    async def orders_for(self, machine: Machine) -> list[Order]:
-        """Ready orders that this machine may run, best first."""
-        terms = await self.terms()
-        queue = [member for member, _ in await self._store.ranked(f"ready:{machine.hardware_class}", QUEUE_LOOK)]
-        orders = [order for order_id in queue if (order := await self._records.order(order_id)) is not None]
-        patches = await self._records.patches(sorted({order.patch_id for order in orders if order.patch_id}))
-        if not orders:
-            return []
-        (state,) = await self.machine_states([machine], patches, terms)
-        trials = {patch.patch_id: await self._records.candidate_trials(patch.patch_id) for patch in patches}
-        runs = {patch_id: ready_orders.runs_by_identity(done) for patch_id, done in trials.items()}
-        return [
-            order
-            for order in orders
-            if ready_orders.may_run(order, state, runs.get(order.patch_id, {}).get(machine.identity_id, 0), terms)
-        ]
+    def _keep(self, patch_id: str, patch: Patch | None) -> None:
+        """The record that planning was done on; None of a decided one."""
+        before = self._patches.pop(patch_id, None)
+        if before is not None:
+            self._tested_on -= Counter((before.base_sha256,))  # drops what falls to 0
+        if patch is not None:
+            self._patches[patch_id] = patch
+            self._tested_on[patch.base_sha256] += 1
+        else:
+            self._reader.forget(patch_id)
+
+    def _live_bases(self) -> set[str]:
+        return self._kept_bases | self._tested_on.keys()
+
+    async def _note_loss(self, patch: Patch) -> None:
+        """Keeps, or forgets, a decided patch as one that is known to lose."""
+        if patch.base_sha256 not in self._live_bases():
+            return
+        known = await self._records.known_answers()
+        seen = {vote["identity"] for vote in (patch.decision or {}).get("votes", ())}
+        seen |= {trial.identity_id for trial in known if trial.known_answer == patch.patch_id}
+        loss = gathering.known_loss(patch, seen, self._rule, self._policy)
+        before = self._losses.pop(patch.patch_id, None)
+        if loss is not None:
+            self._losses[patch.patch_id] = loss
+        if loss != before:
+            self.planner.set_known_losses(self._losses.values())
+
+    # --- what follows ---
+
+    async def choose(self, machine: Machine) -> Offer | Why:
+        """What the machine should run now, or why there is nothing."""
+        self.hear(machine.machine_id)
+        await self.follow()
+        choice = self.planner.choose(machine.machine_id, self._now_ms(), self._draw())
+        if choice.kind is Kind.NOTHING:
+            assert choice.why is not None
+            return choice.why
+        return self._reader.offer(choice, machine, self._patches.get(choice.patch_id))
 
     async def withdraw_orders(self, patch_id: str) -> None:
-        """Takes a decided patch's ready orders out of the queues."""
-        while True:
-            ready = [order for order, state in await self._records.orders(patch_id) if state == "ready"]
-            if not [order for order in ready if await self._store.apply(leasing.withdraw(order)) is not None]:
-                return  # otherwise a planner changed its terms or a machine took it meanwhile: look again
-
-    async def is_broken(self, machine: Machine) -> bool:
-        """Whether the machine fails on the bests that others run."""
-        states = await self.machine_states([machine], [], await self.terms())
-        return any(ready_orders.is_broken(state) for state in states)
+        """Takes a decided patch's ready orders back."""
+        for order, state in await self._records.orders(patch_id):
+            if state == READY:
+                await self._store.apply(leasing.withdraw(order))
+        self.touch(patch_id)
 
 
-def _machine_state(
-    machine: Machine,
-    baselines: Sequence[Trial],
-    runs: Sequence[tuple[str, Trial]],
-    orders: Sequence[Order],
-    *,
-    made: int,
-    enrolled_at_ms: float,
-) -> MachineState:
-    now = (machine.machine_id, machine.hardware_class)  # what it measured with other hardware compares with nothing
-    own = [trial for trial in baselines if (trial.machine_id, trial.hardware_class) == now]
-    mine = [(base, trial) for base, trial in runs if (trial.machine_id, trial.hardware_class) == now]
-    recent = [trial for trial in own if trial.accepted_at_ms >= enrolled_at_ms]
-    return MachineState(
-        machine=machine,
-        baselines=Counter(trial.source_sha256 for trial in own if counts(trial)),
-        failed_baselines=Counter(trial.source_sha256 for trial in recent if trial.outcome != "completed"),
-        candidate_runs=Counter(base for base, trial in mine if counts(trial)),
-        baseline_orders=[order for order in orders if order.machine_id == machine.machine_id],
-        baselines_made=made,
-    )
+async def _each(read: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """Reads many things, some of them at once."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: T) -> R:
+        async with turn:
+            return await read(item)
+
+    return list(await asyncio.gather(*(one(item) for item in items)))

@@ -24,18 +24,19 @@ Lists
     ledger       ledger lines                       lineage     Best, one per generation
     beliefs      Belief: every change of the quarantine
     trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
+    known                   Trial with a known answer
 Rankings (member -> score)
     patches      patch id -> submitted at           open        patch id -> submitted at, still worth trials
     expiry       lease id -> expires at             seen        machine id -> last heard of
     ended        lease id -> ended at               parked      patch id -> log odds, undecided but resting
-    ready:<hardware class>  order id -> priority    bases       source sha256 -> generation
+    bases        source sha256 -> generation
     enrolled     machine id -> last enrolled at; failures before do not tell against the machine
     decided      patch id -> ledger entry of its verdict, not open; for those that say something about the identities
     improves:<hardware class>  patch id -> gain on that class, of those that harm another class
     jury:<identity id>      patch id -> ledger entry of the identity's last trial of it
     ran:<source sha256>:<machine id>  patch id tested against that source -> ledger entry of the machine's last trial
-    underway:<patch id>     order id -> 0, ready or leased ones ("" for baselines)
-    orders_made  patch id -> orders ever made for it, so that every order has its own id
+    underway:<line>         order id -> 0, ready or leased ones; a line is a patch id or "@" and a machine id
+    orders_made  line -> orders ever made of it, so that every order has its own id
     trials, train_ms  identity id -> leaderboard    promotions, gain  identity id -> leaderboard
 Times are Unix milliseconds.
 """

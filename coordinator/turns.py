@@ -36,6 +36,7 @@ class Turns:
         self._authors: dict[str, _Author] = {}
         self._heads: list[tuple[Key, str]] = []
         self._where: dict[str, tuple[str, _Item | None]] = {}  # author; the item, None for a busy one
+        self._forget_order()
 
     def put(self, patch_id: str, author_id: str, submitted_at_ms: int, worth: float | None, *, offered: bool) -> None:
         """Places a patch, anew if it is there already. `worth`: None for a fresh one."""
@@ -57,18 +58,19 @@ class Turns:
 
     def load(self, patches: Iterable[tuple[str, str, int, float | None, bool]]) -> None:
         """Puts many patches (as `put`'s arguments) into a list that is empty: sorts once instead of many times."""
+        authors, where = self._authors, self._where
         for patch_id, author_id, submitted_at_ms, worth, offered in patches:
-            author = self._authors.get(author_id) or self._authors.setdefault(author_id, _Author())
+            author = authors.get(author_id) or authors.setdefault(author_id, _Author())
             item: _Item | None = None
-            if not offered:
-                author.busy.add(patch_id)
-            elif worth is None:
+            if offered and worth is None:  # nearly always
                 item = (submitted_at_ms, patch_id)
                 author.fresh.append(item)
-            else:
+            elif offered and worth is not None:
                 item = (-worth, submitted_at_ms, patch_id)
                 author.tested.append(item)
-            self._where[patch_id] = (author_id, item)
+            else:
+                author.busy.add(patch_id)
+            where[patch_id] = (author_id, item)
         for author_id, author in self._authors.items():
             author.tested.sort()
             author.fresh.sort()
@@ -76,6 +78,7 @@ class Turns:
             if author.head is not None:
                 self._heads.append((author.head, author_id))
         self._heads.sort()
+        self._forget_order()
 
     def drop(self, patch_id: str) -> None:
         """Takes a patch out; none there is fine."""
@@ -83,8 +86,21 @@ class Turns:
         if author_id is not None:
             self._refresh(author_id)
 
-    def in_order(self, without_author: str = "") -> Iterator[tuple[Key, str]]:
-        """The patches that are offered, with their keys, except those of one author."""
+    def in_order(self) -> Iterator[Key]:
+        """The keys of the patches that are offered, in their order; as far as somebody read it before, from memory."""
+        order = self._order
+        place = 0
+        while True:
+            if place == len(order):
+                key = next(self._rest, None)
+                if key is None:
+                    return
+                order.append(key)
+            yield order[place]
+            place += 1
+
+    def _merged(self) -> Iterator[Key]:
+        """The authors' rows, merged."""
         successors: list[tuple[Key, str, int]] = []
         heads = iter(self._heads)
         head = next(heads, None)
@@ -92,14 +108,16 @@ class Turns:
             if head is not None and (not successors or head < successors[0][:2]):
                 (key, author_id), place = head, 0
                 head = next(heads, None)
-                if author_id == without_author:
-                    continue
             else:
                 key, author_id, place = heapq.heappop(successors)
-            yield key, key[5]
+            yield key
             following = self._key(self._authors[author_id], place + 1)
             if following is not None:
                 heapq.heappush(successors, (following, author_id, place + 1))
+
+    def _forget_order(self) -> None:
+        self._order: list[Key] = []
+        self._rest = self._merged()
 
     def _key(self, author: _Author, place: int) -> Key | None:
         """Of the author's nth patch on offer."""
@@ -129,6 +147,7 @@ class Turns:
         return author_id
 
     def _refresh(self, author_id: str) -> None:
+        self._forget_order()
         author = self._authors[author_id]
         if author.head is not None:
             del self._heads[bisect_left(self._heads, (author.head, author_id))]

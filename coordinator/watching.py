@@ -6,10 +6,10 @@ Loads, asks the pure rules (`trust`, `agreement`), writes. What follows for the 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from autoresearch.judging import pairing, trust
-from autoresearch.judging.model import Belief, Held
+from autoresearch.judging import known, pairing, trust
+from autoresearch.judging.model import Belief, Held, Trial
 from autoresearch.judging.reviewing import HISTORY, OWN_HISTORY, history
-from autoresearch.judging.trust import Change, DecidedPatch, Quarantine, Reputation, Suspicion
+from autoresearch.judging.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, Suspicion
 from coordinator.deciding import Decider
 from coordinator.journal import Draft, Journal, Note
 from coordinator.records import Jury, Records, Swarm
@@ -40,11 +40,22 @@ class Watch:
             jury = await self._records.jury()
             decided = await self._history(entry, jury)
             held = {who: _quarantine(own) for who, own in jury.held.items()}
+            known_trials = pairing.before(await self._records.known_answers(), entry)
             classes = {row.hardware_class for patch in decided for row in patch.rows}
+            classes |= {trial.hardware_class for trial in known_trials}
             noise_bpb = pairing.with_priors(await self._decider.noise(entry), classes, self._swarm.noise_prior_bpb)
-            self.reputations, changes = trust.review(decided, {}, held, noise_bpb)
+            answers = await self._answers(known_trials, entry, noise_bpb)
+            self.reputations, changes = trust.review(decided, answers, held, noise_bpb)
             if not changes or await self._record(changes, entry, jury):
                 return
+
+    async def _answers(
+        self, known_trials: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float]
+    ) -> Mapping[str, Sequence[KnownAnswer]]:
+        """What the trials with a known answer say, by identity, with the baselines that the ledger held then."""
+        bases = {trial.base_sha256 for trial in known_trials}
+        baselines = {base: pairing.before(await self._records.baseline_trials(base), entry) for base in sorted(bases)}
+        return known.answers(known_trials, baselines, noise_bpb)
 
     async def _history(self, entry: int, jury: Jury) -> list[DecidedPatch]:
         """The patches that say something about those who ran them, in the order of their verdicts."""

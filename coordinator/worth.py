@@ -52,6 +52,8 @@ def wanted(facts: PatchFacts, rule: Rule) -> int:
     than the rule still counts; and few while it may yet turn out bad. A doubt needs one more word, a parked patch is
     looked at once at a time.
     """
+    if not facts.trials and not facts.log_odds:
+        return 1  # nobody has run it: nearly always
     left = rule.max_trials - facts.trials
     if facts.doubted or facts.parked:
         return min(1, left)

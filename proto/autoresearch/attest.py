@@ -165,9 +165,10 @@ class Attestations:
             _same("challenge", message.challenge_sha256, self._challenge_sha256)
             _same("trial code", message.trial_code_sha256, self._trial_code_sha256)
         _same("owner of the machine", self._machines.get(body["machine_id"]), body["identity_id"])
-        if body["patch_id"]:
-            _same("candidate of the patch", self._sources.get(body["patch_id"]), body["source_sha256"])
-            if self._authors[body["patch_id"]] == body["identity_id"]:
+        patch_id = body["patch_id"] or body.get("known_answer", "")
+        if patch_id:
+            _same("candidate of the patch", self._sources.get(patch_id), body["source_sha256"])
+            if self._authors[patch_id] == body["identity_id"]:
                 raise AttestError("an author's own machine ran the patch")
         elif body["source_sha256"] not in self._bests:
             raise AttestError("a baseline of a source that never was the best")

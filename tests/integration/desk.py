@@ -8,7 +8,7 @@ import difflib
 import itertools
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -27,7 +27,7 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
-from coordinator import genesis, leasing
+from coordinator import genesis
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.dispatch import Chance, Dispatch
@@ -35,6 +35,7 @@ from coordinator.export import LedgerExport
 from coordinator.following import Follower
 from coordinator.intake import Intake
 from coordinator.journal import Journal
+from coordinator.leasing import Offer
 from coordinator.lineage import Lineage
 from coordinator.promoting import Promoter
 from coordinator.queries import Queries
@@ -103,7 +104,9 @@ class Desk:
         records, journal, lineage = self.records, self.journal, self.lineage
         self.intake = Intake(swarm, records, journal, lineage, clock)
         chance = Chance(token=lambda: f"{next(_NAMES):032x}", seed=lambda: 1)
-        self.dispatch = Dispatch(swarm, records, journal, self.key, now_ms=clock, chance=chance, lease_ms=60_000)
+        self.dispatch = Dispatch(
+            swarm, records, journal, self.key, now_ms=clock, chance=chance, lease_ms=60_000, touched=lambda line: None
+        )
         self.promoter = Promoter(swarm, records, journal, lineage, clock)
         self.decider = Decider(swarm, records, journal, self.promoter, clock)
         self.confirmer = Confirmer(swarm, records, self.decider, self.promoter)
@@ -185,23 +188,21 @@ class Desk:
 
     async def trial(self, juror: Juror, patch: Patch, value: "float | str", device: str = "") -> None:
         """The juror runs the patch's candidate: a val_bpb, or the name of another outcome."""
-        order = Order("", patch.patch_id, patch.author_id, patch.candidate_sha256, patch.base_sha256, (), "", 0, 0.0)
+        order = Order("", patch.patch_id, patch.candidate_sha256, patch.base_sha256)
         await self._run(juror, order, value, device)
 
     async def baseline(self, juror: Juror, source_sha256: str, value: "float | str", device: str = "") -> None:
         """The juror runs a best."""
-        await self._run(juror, Order("", "", "", source_sha256, source_sha256, (), "", 0, 0.0), value, device)
+        await self._run(juror, Order("", "", source_sha256, source_sha256), value, device)
 
     async def _run(self, juror: Juror, terms: Order, value: "float | str", device: str) -> None:
         machine = juror.machines[device or next(iter(juror.machines))]
-        order = Order(
-            f"order-{next(_NAMES)}", terms.patch_id, terms.author_id, terms.source_sha256, terms.base_sha256,
-            (machine.hardware_class,), "", 99, 0.0,
-        )  # fmt: skip
+        order = replace(
+            terms, order_id=f"order-{next(_NAMES)}", machine_id="" if terms.patch_id else machine.machine_id
+        )
         self.now += 1_000
         patch = await self.records.patch(order.patch_id) if order.patch_id else None
-        assert await self.store.apply(leasing.enqueue(order, patch)) is None
-        granted = await self.dispatch.grant(order, machine)
+        granted = await self.dispatch.grant(Offer(order, patch, new=True), machine)
         assert granted is not None
         lease, signed = granted
         receipt = await self.dispatch.accept(self._result(juror, machine, lease.lease_id, signed, value))

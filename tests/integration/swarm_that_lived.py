@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from autoresearch.digest import sha256_hex
 from autoresearch.v1 import trial_pb2
 from tests.integration.swarm_on_wire import SOURCE, Starter, Swarm, change
 
@@ -16,13 +17,13 @@ async def live(swarm: Swarm) -> None:
     wide = await author.submit(change("WIDTH = 128", "WIDTH = 256"), "Wider", rationale="because")
     fast = await author.submit(SECOND, "Faster")
     peers = [await swarm.peer(name, card).start() for name, card in zip(("ada", "bea", "cyd"), CARDS, strict=True)]
-    winners = {wide.candidate_sha256, fast.candidate_sha256}
+    start = sha256_hex(SOURCE.encode())  # whatever became the best since is better, also when it is audited
     for patch in (wide, fast):
         while (await swarm.patch(patch.patch_id)).verdict != 2:
             for peer in peers:
                 answer = await peer.ask()
                 if isinstance(answer, trial_pb2.Order):
-                    await peer.deliver(peer.result(answer, 0.97 if answer.source_sha256 in winners else 1.0))
+                    await peer.deliver(peer.result(answer, 1.0 if answer.source_sha256 == start else 0.97))
     useless = await author.submit(change("RATE = 0.003", "RATE = 0.0031", merged()), "Useless")
     broken = await author.submit(change("    return (WIDTH, config)", "    raise ValueError", merged()), "Broken")
     for peer in peers:
@@ -33,9 +34,9 @@ async def live(swarm: Swarm) -> None:
                 fate = (
                     "crashed"
                     if source == broken.candidate_sha256
-                    else 1.01
+                    else 0.98
                     if source == useless.candidate_sha256
-                    else 1.0
+                    else 0.97
                 )
                 await peer.deliver(peer.result(answer, fate, **({"log_tail": "boom"} if fate == "crashed" else {})))
     await author.withdraw((await author.submit(change("RATE = 0.003", "RATE = 0.0017", merged()), "Regret")).patch_id)

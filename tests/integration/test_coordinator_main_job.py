@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from autoresearch.digest import sha256_hex
 from autoresearch.judging import ledger
 from autoresearch.judging.replay import Replay
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
@@ -150,13 +151,13 @@ async def test_a_second_winner_is_merged_onto_the_new_best(swarm: Swarm) -> None
     wide = await author.submit(change("WIDTH = 128", "WIDTH = 256"), "Wider")
     fast = await author.submit(change("        print(RATE, batch)", "        print(RATE * 2, batch)"), "Faster")
     clash = await author.submit(change("WIDTH = 128", "WIDTH = 512"), "Wider still")
-    better = {wide.candidate_sha256, fast.candidate_sha256, clash.candidate_sha256}
+    start = sha256_hex(SOURCE.encode())  # everything else is better, merged or not
     peers = await three(swarm)
-    for _ in range(4):
+    for _ in range(6):  # a base each, three candidates each, and after a promotion its audit
         for peer in peers:
             answer = await peer.ask()
             if isinstance(answer, trial_pb2.Order):
-                await peer.deliver(peer.result(answer, 0.98 if answer.source_sha256 in better else 1.0))
+                await peer.deliver(peer.result(answer, 1.0 if answer.source_sha256 == start else 0.98))
     won = [await swarm.verdict(p.patch_id, "promoted", "conflict") for p in (wide, fast, clash)]
     assert sorted(p.promoted_generation for p in won) == [0, 1, 2]
     best = (await swarm.patches.GetBest(patches_pb2.GetBestRequest())).best

@@ -20,14 +20,13 @@ from coordinator.store import Holds
 from tests.unit.memory_store import MemoryStore
 
 LEASE_MS = 100
-CLASSES = ("4090", "H100")
 MACHINES = {"m1": ("ada", "4090"), "m2": ("ada", "H100"), "m3": ("bea", "H100"), "m4": ("cyd", "4090")}
 PATCHES = ("", "p", "q")
 PROGRESS = Progress("training", 0.5, 10, 2.0)
 
 
-def an_order(order_id: str = "o", patch_id: str = "p", classes: tuple[str, ...] = CLASSES) -> Order:
-    return Order(order_id, patch_id, "author", "s" * 64, "b" * 64, classes, "", 0, 1.0)
+def an_order(order_id: str = "o", patch_id: str = "p") -> Order:
+    return Order(order_id, patch_id, "s" * 64, "b" * 64, "" if patch_id else "m1")
 
 
 def a_lease(lease_id: str, order: Order, machine_id: str, now_ms: int = 0) -> Lease:
@@ -43,8 +42,7 @@ def a_patch(patch_id: str, reason: str = "") -> Patch:
 class Coordinators(RuleBasedStateMachine):
     """Several coordinators at once: each acts on what it read earlier, which may no longer be true."""
 
-    orders = Bundle("orders")  # as somebody read them
-    leases = Bundle("leases")  # with the order as it was read beside it
+    leases = Bundle("leases")  # with the order beside it
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,13 +65,21 @@ class Coordinators(RuleBasedStateMachine):
     def _state(self, order_id: str) -> bytes:
         return self.store.tables["order_state"].get(order_id, b"")
 
-    @rule(target=orders, patch_id=st.sampled_from(PATCHES), classes=st.sampled_from([CLASSES, ("H100",)]))
-    def enqueue(self, patch_id: str, classes: tuple[str, ...]) -> Order:
-        order = an_order(f"{patch_id or 'baseline'}-{self.made}", patch_id, classes)
+    @rule(target=leases, patch_id=st.sampled_from(PATCHES), machine_id=st.sampled_from(sorted(MACHINES)))
+    def make(self, patch_id: str, machine_id: str) -> object:
+        order = an_order(f"{patch_id or 'baseline'}-{self.made}", patch_id)
+        lease = a_lease(f"lease{len(self.granted)}", order, machine_id, self.now_ms)
+        busy = f"{patch_id}/{lease.identity_id}" in self.store.tables["running"]
+        made = leasing.make(order, self._patch(patch_id), lease, self.now_ms + LEASE_MS)
+        assert (self.store.apply(made) is not None) == (bool(patch_id) and busy)
+        if patch_id and busy:
+            return multiple()
         self.made += 1
-        assert self.store.apply(leasing.enqueue(order, self._patch(patch_id))) is None
-        assert self.store.apply(leasing.enqueue(order, self._patch(patch_id))) is not None  # two planners, one order
-        return order
+        self.granted[lease.lease_id] = lease
+        other = a_lease("of another planner", order, "m4", self.now_ms)
+        again = leasing.make(order, self._patch(patch_id), other, self.now_ms + LEASE_MS)
+        assert self.store.apply(again) is not None  # two planners, one order
+        return (lease, order)
 
     @rule(patch_id=st.sampled_from(PATCHES[1:]))
     def judge(self, patch_id: str) -> None:
@@ -81,19 +87,18 @@ class Coordinators(RuleBasedStateMachine):
         before = self._patch(patch_id)
         self.judged += 1
         self._write_patch(patch_id)
-        assert self.store.apply(leasing.enqueue(an_order("stale", patch_id), before)) is not None
+        stale = an_order("stale", patch_id)
+        assert self.store.apply(leasing.make(stale, before, a_lease("stale", stale, "m4"), 1)) is not None
 
-    @rule(target=orders, old=orders, classes=st.sampled_from([CLASSES, ("4090",)]), priority=st.floats(-9, 9))
-    def requeue(self, old: Order, classes: tuple[str, ...], priority: float) -> object:
-        new = replace(old, classes=classes, priority=priority)
-        return new if self.store.apply(leasing.requeue(new, old)) is None else multiple()
+    @rule(held=leases)
+    def withdraw(self, held: tuple[Lease, Order]) -> None:
+        ready = self._state(held[1].order_id) == leasing.READY
+        assert (self.store.apply(leasing.withdraw(held[1])) is None) == ready
 
-    @rule(order=orders)
-    def withdraw(self, order: Order) -> None:
-        self.store.apply(leasing.withdraw(order))
-
-    @rule(target=leases, order=orders, machine_id=st.sampled_from(sorted(MACHINES)))
-    def grant(self, order: Order, machine_id: str) -> object:
+    @rule(target=leases, before=leases, machine_id=st.sampled_from(sorted(MACHINES)))
+    def grant(self, before: tuple[Lease, Order], machine_id: str) -> object:
+        """Somebody takes what came back."""
+        order = before[1]
         lease = a_lease(f"lease{len(self.granted)}", order, machine_id, self.now_ms)
         running = f"{order.patch_id}/{lease.identity_id}"
         if self.store.apply(leasing.grant(order, lease, self.now_ms + LEASE_MS)) is not None:
@@ -106,7 +111,7 @@ class Coordinators(RuleBasedStateMachine):
     def renew(self, held: tuple[Lease, Order]) -> None:
         lease, _ = held
         live = lease.lease_id in self.store.tables["leases"]
-        assert (self.store.apply(leasing.renew(lease, PROGRESS, self.now_ms + LEASE_MS)) is None) == live
+        assert (self.store.apply(leasing.renew(lease, PROGRESS, self.now_ms, self.now_ms + LEASE_MS)) is None) == live
 
     @rule(ms=st.integers(1, 2 * LEASE_MS))
     def time_passes(self, ms: int) -> None:
@@ -167,19 +172,8 @@ class Coordinators(RuleBasedStateMachine):
         }
 
     @invariant()
-    def an_order_stands_in_exactly_its_queues_while_it_is_ready(self) -> None:
-        queued: dict[str, set[str]] = {}
-        for name, members in self.store.rankings.items():
-            if name.startswith("ready:"):
-                for order_id in members:
-                    queued.setdefault(order_id, set()).add(name.removeprefix("ready:"))
-        ready = {k for k, state in self.store.tables["order_state"].items() if state == leasing.READY}
-        written = {order_id: Order.from_bytes(self.store.tables["orders"][order_id]) for order_id in ready}
-        assert queued == {order_id: set(order.classes) for order_id, order in written.items()}
-
-    @invariant()
     def an_order_is_under_way_until_it_is_done_or_cancelled(self) -> None:
-        under_way = {o for patch_id in PATCHES for o in self.store.rankings[f"underway:{patch_id}"]}
+        under_way = {o for line in (*PATCHES[1:], "@m1") for o in self.store.rankings[f"underway:{line}"]}
         finished = (leasing.DONE, leasing.CANCELLED)
         assert under_way == {o for o, state in self.store.tables["order_state"].items() if state not in finished}
 
@@ -203,8 +197,7 @@ class TestRelease:
         store.tables["patches"]["p"] = patch.to_bytes()
         order = an_order()
         lease = a_lease("l", order, "m1")
-        store.apply(leasing.enqueue(order, patch))
-        store.apply(leasing.grant(order, lease, 100))
+        assert store.apply(leasing.make(order, patch, lease, 100)) is None
         store.tables["patches"]["p"] = replace(patch, verdict="rejected").to_bytes()
         release = leasing.release(lease, order, patch, wanted=True, now_ms=200, only_expired=True)
         failed = store.apply(release)
@@ -216,12 +209,10 @@ class TestRelease:
         store, patch = MemoryStore(), a_patch("p")
         store.tables["patches"]["p"] = patch.to_bytes()
         first, second = an_order("o1"), an_order("o2")
-        for order in (first, second):
-            store.apply(leasing.enqueue(order, patch))
         expired, live = a_lease("l1", first, "m1"), a_lease("l2", second, "m2")  # two machines of one identity
-        store.apply(leasing.grant(first, expired, 100))
+        assert store.apply(leasing.make(first, patch, expired, 100)) is None
         store.apply(leasing.release(expired, first, patch, wanted=True, now_ms=200, only_expired=True))
-        assert store.apply(leasing.grant(second, live, 300)) is None
+        assert store.apply(leasing.make(second, patch, live, 300)) is None
         assert store.apply(leasing.fill(expired, first, "digest", late=True)) is None
         assert store.tables["running"] == {"p/ada": b"l2"}
 

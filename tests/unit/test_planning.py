@@ -351,6 +351,14 @@ def test_nobody_runs_a_patch_again_before_everybody_at_hand_had_a_chance() -> No
     assert [chosen(planner, f"{who}'s") for who in ("bea", "eve")] == ["ENOUGH", "p"]
 
 
+def test_a_second_trial_by_the_same_identity_comes_after_fresh_patches() -> None:
+    voted_on = voted("p", dict.fromkeys(("bea", "cyd", "dan"), 0.5), CLASSES)
+    planner = a_planner([voted_on, a_patch("fresh")], [a_machine(who) for who in ("bea", "cyd", "dan")])
+    assert chosen(planner, "bea's") == "fresh"
+    planner.drop_patch("fresh")
+    assert chosen(planner, "bea's") == "p"
+
+
 def test_two_identities_do_not_run_a_patch_over_and_over() -> None:
     """They could not promote it: it waits for a third."""
     patch = voted("p", {"bea": 1.0, "cyd": 1.0})

@@ -46,8 +46,8 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        accepting admission admission_errors bases changes commits eligibility errors facts fleet leasing planning
-        policy ready_orders refusals session settling store turns unified_diff views worth
+        accepting admission admission_errors bases changes commits eligibility errors facts fleet gathering leasing
+        planning policy refusals session settling store turns unified_diff views worth
     """),
     "trainer": names("batches disturbance source"),
     "volunteer": names("""
@@ -67,7 +67,7 @@ LAYERS = [
     names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
         app archive checkpoints confirming deciding dispatch following genesis intake journal promoting queries
-        rebuilding records scheduling watching
+        reading rebuilding records scheduling watching
     """),
     set(),
     names("main"),

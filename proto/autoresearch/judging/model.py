@@ -148,7 +148,7 @@ class Trial(Record):
     machine_id: str
     hardware_class: str
     source_sha256: str
-    patch_id: str  # empty for a baseline
+    patch_id: str  # empty for a baseline and for a trial with a known answer
     outcome: str
     val_bpb: float | None
     train_ms: int
@@ -158,21 +158,27 @@ class Trial(Record):
     tokens: int = 0  # training tokens served
     setting: str = ""  # what it ran with: see `setting`
     entry: int = 0  # of the ledger, that holds the result
+    base_sha256: str = ""  # the source whose baselines it is compared with; a baseline's own
+    known_answer: str = ""  # the patch that is known to lose; then `patch_id` is empty
+    known_effect_bpb: float = 0.0  # at least so much
 
 
 @dataclass(frozen=True, slots=True)
 class Order(Record):
-    """A trial that the swarm wants. Its queue score is its priority: lower is sooner."""
+    """A trial that the swarm wants: of a candidate, of a base, or of a patch that is known to lose."""
 
     order_id: str
-    patch_id: str  # empty for a baseline
-    author_id: str  # whose machines must not run it; empty for a baseline
+    patch_id: str  # of a candidate; else empty
     source_sha256: str
-    base_sha256: str  # the source whose baselines the machine needs first
-    classes: tuple[str, ...]  # hardware classes that may run it
-    machine_id: str  # the only machine that may run it; empty for any
-    most_runs: int  # an identity that had more trials of this patch must leave it to others
-    priority: float
+    base_sha256: str  # the source whose baselines the trial is compared with; a baseline's own
+    machine_id: str = ""  # the only machine that may run it; empty for any
+    known_answer: str = ""  # the patch that is known to lose
+    known_effect_bpb: float = 0.0  # at least so much
+
+    @property
+    def line(self) -> str:
+        """Orders of one patch, or for one machine, are counted and listed together."""
+        return self.patch_id or f"@{self.machine_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,18 @@ Key = tuple[str, str]  # machine, hardware class: what it measured with other ha
 class Period:
     """Baselines of one machine on one source that speak for the same time. `baselines` are those that count."""
 
-    setting: str
-    begins_at_ms: int
+    begins_with: Trial  # the first one, slow or not
     baselines: tuple[Trial, ...]
+
+    @property
+    def setting(self) -> str:
+        """What the machine ran with."""
+        return self.begins_with.setting
+
+    @property
+    def begins_at_ms(self) -> int:
+        """When it was accepted."""
+        return self.begins_with.accepted_at_ms
 
     @property
     def ends_at_ms(self) -> int:
@@ -74,16 +83,19 @@ def periods(baselines: Sequence[Trial]) -> list[Period]:
     result never moves an earlier one into another period.
     """
     dropped = slow(baselines)
-    begun: list[tuple[str, int, list[Trial]]] = []
+    begun: list[tuple[Trial, list[Trial]]] = []
     for trial in baselines:
         if not counts(trial):
             continue
-        covered = begun and begun[-1][0] == trial.setting and trial.accepted_at_ms < begun[-1][1] + BASELINE_LIFE_MS
-        if not covered:
-            begun.append((trial.setting, trial.accepted_at_ms, []))
+        if not begun or not _covers(begun[-1][0], trial):
+            begun.append((trial, []))
         if trial.result_sha256 not in dropped:
-            begun[-1][2].append(trial)
-    return [Period(setting, at_ms, tuple(own)) for setting, at_ms, own in begun]
+            begun[-1][1].append(trial)
+    return [Period(first, tuple(own)) for first, own in begun]
+
+
+def _covers(first: Trial, trial: Trial) -> bool:
+    return trial.setting == first.setting and trial.accepted_at_ms < first.accepted_at_ms + BASELINE_LIFE_MS
 
 
 def period_of(trial: Trial, own: Sequence[Period]) -> int | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from autoresearch.judging import pairing, reviewing, spans, trust
+from autoresearch.judging import known, pairing, reviewing, spans, trust
 from autoresearch.judging.agreement import FEWEST_OTHERS
 from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.evidence import EvidenceError, Row
@@ -89,6 +89,7 @@ class Replay:
         self._prior_bpb = 0.0
         self._baselines: defaultdict[str, list[Trial]] = defaultdict(list)  # by source
         self._measured: defaultdict[tuple[str, str], list[Trial]] = defaultdict(list)  # the same by source and machine
+        self._known: list[Trial] = []  # with a known answer
         self._beliefs: list[Belief] = []
         self._touched: dict[str, int] = {}  # patch -> entry after which it was looked at without new evidence
         self._jury: defaultdict[str, dict[str, int]] = defaultdict(dict)  # identity -> patch -> entry of its last trial
@@ -152,9 +153,14 @@ class Replay:
             accepted_at_ms=entry.at_ms,
             tokens=body["tokens"],
             setting=body["setting"],
+            base_sha256=body.get("base_sha256", ""),  # absent before there were trials with a known answer
+            known_answer=body.get("known_answer", ""),
+            known_effect_bpb=body.get("known_effect_bpb", 0.0),
             entry=entry.seq,
         )
-        if trial.patch_id:
+        if trial.known_answer:
+            self._known.append(trial)
+        elif trial.patch_id:
             self.patches[trial.patch_id].trials.append(trial)
             self._jury[trial.identity_id][trial.patch_id] = entry.seq
         else:
@@ -220,8 +226,8 @@ class Replay:
         machines = sorted({(patch.base_sha256, trial.machine_id) for trial in then})
         return rows(then, [trial for own in machines for trial in pairing.before(self._measured[own], entry)])
 
-    def noise(self, entry: int, rows: Iterable[Row] = ()) -> dict[str, float]:
-        """The noise per hardware class as of a ledger entry, with priors for classes of the rows that have none."""
+    def noise(self, entry: int, rows: Iterable[Row | Trial] = ()) -> dict[str, float]:
+        """The noise per hardware class as of a ledger entry, with priors for their classes that have none."""
         at = pairing.noise_entry(entry)
         if at not in self._noise:
             repeats = [self._baselines[source] for source in pairing.noise_sources(self.lineage, at)]
@@ -350,8 +356,11 @@ class Replay:
             latest = sorted(self._jury[identity_id].items(), key=lambda item: (item[1], item[0]), reverse=True)
             own |= {name: decided[name] for name, _ in latest[: reviewing.OWN_HISTORY] if name in decided}
         history = [self._as_decided(self.patches[name]) for name, _ in reviewing.history(recent, own, entry)]
-        noise_bpb = self.noise(entry, [row for patch in history for row in patch.rows])
-        return trust.review(history, {}, self.held, noise_bpb)[1]
+        known_trials = pairing.before(self._known, entry)
+        noise_bpb = self.noise(entry, [*(row for patch in history for row in patch.rows), *known_trials])
+        baselines = {source: pairing.before(trials, entry) for source, trials in self._baselines.items()}
+        answers = known.answers(known_trials, baselines, noise_bpb)
+        return trust.review(history, answers, self.held, noise_bpb)[1]
 
     def _as_decided(self, patch: PatchState) -> DecidedPatch:
         assert patch.noise_bpb is not None

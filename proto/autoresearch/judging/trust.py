@@ -56,6 +56,7 @@ class KnownAnswer(NamedTuple):
     gain_bpb: float
     baselines: int
     noise_bpb: float
+    effect_bpb: float = 0.010  # the patch loses at least so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,13 @@ def bias_votes(
     return [_bounded_vote(sign * own.gain_bpb, _variance(own), sd * own.noise_bpb, eps, cap) for own in deviations]
 
 
-def known_answer_votes(
-    answers: Iterable[KnownAnswer], effect_bpb: float = 0.010, eps: float = 0.1, cap: float = 30.0
-) -> list[float]:
-    """Log odds, one per trial, of "reported as if the patch did nothing" against "ran it": honest gains are near
+def known_answer_votes(answers: Iterable[KnownAnswer], eps: float = 0.1, cap: float = 30.0) -> list[float]:
+    """Log odds, one per trial, of "reported as if the patch did nothing" against "ran it": honest gains are at or below
     -effect, invented ones near 0."""
     return [
-        _bounded_vote(own.gain_bpb + effect_bpb, own.noise_bpb**2 * (1.0 + 1.0 / own.baselines), effect_bpb, eps, cap)
+        _bounded_vote(
+            own.gain_bpb + own.effect_bpb, own.noise_bpb**2 * (1.0 + 1.0 / own.baselines), own.effect_bpb, eps, cap
+        )
         for own in answers
     ]
 

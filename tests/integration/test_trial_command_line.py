@@ -213,7 +213,7 @@ def test_what_can_be_no_source_is_one_line(tmp_path, tiny, capsys, content, prob
         (["--keep-weights", "/nowhere/at/all/w"], "there is no folder /nowhere/at/all to write w in"),
         (["--keep-weights", "/"], "is a directory"),
         (["--compare", "/nowhere.py"], "cannot read /nowhere.py: No such file"),
-        (["--dataset", "enwik8"], "'enwik8' is not"),
+        (["--dataset", "enwik8"], "'enwik8'"),
         (["--nonsense"], "No such option"),
     ],
 )

@@ -16,8 +16,8 @@ _FREE_SHARE_OF_GPU = 0.6  # free while the exam runs: the next trial may take wh
 def may_start_early(spec: TrialSpec, last_peak_bytes: int) -> bool:
     """Whether a trial of `spec` may start now; the one under way used `last_peak_bytes` of memory to train.
 
-    On a CPU there must be a processor beside those that a trial uses: on one core the two would only take turns, and the
-    exam's deadline would be harder to keep.
+    On a CPU there must be a processor beside those that a trial uses: on one core the two would only take turns, and
+    the exam's deadline would be harder to keep.
     """
     available = available_memory_bytes()
     if available is None or available < max(_LEAST_BYTES, 2 * last_peak_bytes):

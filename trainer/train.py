@@ -32,7 +32,7 @@ import torch.nn.functional as F
 #   table of pairs: 8,192 rows, or none                0.135   6 s, 1 seed
 #   one block, or two                                  0.111   8 s, 1 seed
 #   4 rows a step, or 16                               0.045   8 s, 2 seeds
-#   3 polynomials of orthogonalisation, or 5           0.024   6 s, 1 seed; as good, and less to compute
+#   3 polynomials of orthogonalisation, or 5           0.024   6 s, 1 seed: noise, and less to compute
 #   embeddings learn at 0.1, or 0.2                    0.001   8 s, 1 seed: noise
 # One seed of 8 s differs from the next by 0.02. Not measured: the columns of GPUs and Macs (they follow what others
 # published for such machines), windows, decay, gates, the momentum's warm-up.
@@ -189,7 +189,7 @@ class GPT(nn.Module):
             values = self.values[str(i)](tokens) if str(i) in self.values else None
             x = block(x, first, rotary, values, masks.get(block.window))
         logits = self.head(norm(x)).float()
-        # A smooth cap without tanh, which costs a CPU 4 of 25 ms for 512 tokens.
+        # A smooth cap without tanh, which costs a CPU 4 ms for 512 tokens; what this costs was not timed.
         return logits * torch.rsqrt(1 + (logits / LOGIT_CAP).square())
 
     def pair_of(self, tokens):

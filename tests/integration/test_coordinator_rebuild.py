@@ -24,8 +24,8 @@ from tests.integration.swarm_that_lived import settled
 from tests.integration.test_coordinator_main_job import three
 
 TABLES = (
-    "identities", "patches", "sources", "diffs", "logs", "machines", "fingerprints", "meta", "filled", "results",
-    "quarantine", "proposals",
+    "identities", "patches", "sources", "diffs", "logs", "machines", "fingerprints", "changes", "meta", "filled",
+    "results", "quarantine", "proposals",
 )  # fmt: skip
 RANKINGS = ("patches", "open", "parked", "decided", "trials", "train_ms", "promotions", "gain")
 

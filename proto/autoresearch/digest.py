@@ -4,6 +4,7 @@ sha256 in lower-case hex for sources, challenges, orders, results; identities ar
 """
 
 import base64
+import functools
 import hashlib
 import re
 
@@ -17,6 +18,7 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@functools.lru_cache(maxsize=4096)  # a ledger names the same few thousand keys a million times
 def key_id(public_key: bytes) -> str:
     """The name of an identity or coordinator: lower-case base32 of the first 160 bits of the raw key's SHA-256.
 

@@ -135,6 +135,20 @@ def rebuild(data_dir: Path, store_url: str, as_json: bool) -> None:
 
 
 @main.command()
+@DATA
+@click.argument("out", type=click.Path(path_type=Path))
+@JSON
+def export(data_dir: Path, out: Path, as_json: bool) -> None:
+    """Write the ledger as Parquet tables into the new folder OUT, for analysis."""
+    rows = upkeep.export(data_dir, out)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for name, count in rows.items():
+        click.echo(f"{out / name}.parquet  {count} rows")
+
+
+@main.command()
 @click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), help="Write a report here.")
 @click.option("--keep", is_flag=True, help="Leave the swarm running until Ctrl-C.")
 @click.option(

@@ -60,6 +60,27 @@ def rebuild(data_dir: Path, store_url: str, tell: Callable[[str], None]) -> Rebu
     return rebuilt
 
 
+def export(data_dir: Path, out: Path) -> dict[str, int]:
+    """Writes the ledger as Parquet tables into a new folder; returns how many rows each has.
+
+    Raises:
+        OperatorError: pyarrow is missing, the folder is there, the ledger does not hold, or a disk is full.
+    """
+    try:
+        from coordinator import tables  # noqa: PLC0415 - needs a package that only this command needs
+    except ImportError as error:
+        raise OperatorError("tables need pyarrow: pip install 'autoresearch-swarm[analysis]'") from error
+    if out.exists():
+        raise OperatorError(f"{out} is there already: name a new folder")
+    archive = Archive(data_dir)
+    try:
+        return tables.write(archive.lines(), out, Auditor(archive.heads()))
+    except LedgerError as error:
+        raise OperatorError(f"{data_dir}: {error}") from error
+    except OSError as error:
+        raise OperatorError(f"cannot write {out}: {error.strerror or error}; choose another folder") from error
+
+
 async def _build(data_dir: Path, building: Path, store_url: str, tell: Callable[[str], None]) -> Rebuilt:
     async with _store(building, store_url, tell) as store:
         return await _fill(Archive(data_dir), Rebuilder(store, building / LINEAGE), tell)

@@ -2,7 +2,6 @@
 
 outcome: TIMED_OUT
 reason: after its budget was spent
-limits: stretch=90
 """
 
 from honest import *

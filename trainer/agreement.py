@@ -122,7 +122,7 @@ def judge(differences: np.ndarray) -> float:
     """
     worst = float(np.abs(differences).max())
     mean = float(differences.mean())
-    if worst > TOLERANCE_EACH or abs(mean) > TOLERANCE_MEAN:
+    if not worst <= TOLERANCE_EACH or not abs(mean) <= TOLERANCE_MEAN:
         count = int((np.abs(differences) > TOLERANCE_EACH).sum())
         raise TrialEnded(
             Outcome.DISQUALIFIED,

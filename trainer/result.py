@@ -43,7 +43,7 @@ class TrialLimits:
     save_bytes_per_s: float = 500e6
     stretch: float = 6.0
     exam_s: float = 60.0
-    exam_probes: int = 1024
+    exam_probes: int = 1280
     interview_s: float = 0.25
     interview_gpu_s: float = 4.0
     source_bytes: int = 256 * 1024

@@ -237,8 +237,8 @@ def lies(losses: np.ndarray, question: Question, probes: int, exam_rows: int) ->
     order = np.argsort(losses, axis=None)[::-1]
     in_row = np.zeros(rows, int)
     honest = bits_per_byte(losses, texts, question.byte_lengths)
-    per_nat = honest / losses.sum()
-    gain, survival = 0.0, 1.0
+    per_nat = honest / float(losses.sum())
+    gain, survival = 0.0, 1.0  # of an exam that meets none of the lies
     best, at = 0.0, dict.fromkeys(SURVIVALS, 0.0)
     for flat in order[:4096]:
         row = flat // positions
@@ -274,8 +274,8 @@ def measure(
             budget_s = 2.0 if quick else 10.0
             result = trained(TrialSpec(source, 1, budget_s, folder / "tiny", place / "work", keep_weights=weights))
             hall = Hall(place, manifest, source, weights, rows)
-            everything = hall.question.scored.size // LIMITS.exam_probes
-            size = (1, 1, 0) if quick else (everything, everything // 4, drawn)
+            everything = math.ceil(hall.question.scored.size / LIMITS.exam_probes)
+            size = (1, 1, 0) if quick else (everything, math.ceil(everything / 4), drawn)
             exams = repeat(hall, LIMITS.exam_probes, asked=size[0], again=size[1], drawn=size[2])
             report[precision] = {**exams.summary(), "trial_margin": result.exam_margin, "val_bpb": result.val_bpb}
             if precision == "float32":

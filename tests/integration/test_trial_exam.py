@@ -24,10 +24,10 @@ def bench(tiny, tmp_path):
 
 
 HALF = """
-        logits = self.table.bfloat16()[tokens] @ self.mix.bfloat16()
-        return logits.float()
+        logits = self.table.bfloat16()[tokens]
+        return (logits + logits[..., :64] @ self.mix.bfloat16()).float()
 """
-MIX = TABLE + "        self.register_buffer('mix', torch.randn(vocab, vocab) / vocab**0.5)\n"
+MIX = TABLE + "        self.register_buffer('mix', torch.randn(64, vocab) / 64)\n"
 DROPOUT = "        return functional.dropout(self.table[tokens], 0.1, self.training)\n"
 AVERAGED = """
         mean = model.table.detach().clone() if batch.share == 0 else mean.lerp(model.table.detach(), 0.1)
@@ -50,17 +50,14 @@ TIED = (
 @pytest.mark.parametrize(
     "source",
     [
-        changed(BIGRAM, (FORWARD, HALF), (TABLE, MIX)),
+        pytest.param(changed(BIGRAM, (FORWARD, HALF), (TABLE, MIX)), marks=pytest.mark.full),
         pytest.param(changed(BIGRAM, (FORWARD, DROPOUT), (END, UNTIDY)), marks=pytest.mark.full),
-        pytest.param(
-            changed(BIGRAM, (STEP, STEP + AVERAGED), (END, "    model.table.data = mean\n    return model\n")),
-            marks=pytest.mark.full,
-        ),
+        changed(BIGRAM, (STEP, STEP + AVERAGED), (END, "    model.table.data = mean\n    return model\n")),
         pytest.param(changed(BIGRAM, (TABLE, TIED)), marks=pytest.mark.full),
     ],
     ids=["half-precision", "dropout-and-untidy", "averaged", "tied"],
 )
 def test_an_honest_model_passes_whatever_its_habits(bench, source):
-    result = bench.run(source, limits={"stretch": 90.0})  # on a busy machine too
+    result = bench.run(source, limits={"stretch": 90.0, "exam_s": 600.0})  # on a busy machine too
     assert result.outcome is Outcome.COMPLETED, result
     assert result.exam_margin < 0.5

@@ -19,7 +19,7 @@ from trainer.agreement import (
     same_shape,
 )
 from trainer.report import block, comparison, interval, spread, summary, summary_json
-from trainer.result import Outcome, TrialEnded, TrialResult
+from trainer.result import Outcome, TrialEnded, TrialLimits, TrialResult
 from trainer.source import source_problem
 
 
@@ -95,9 +95,12 @@ def test_every_position_is_as_likely_as_another():
     assert ((drawn - expected) ** 2 / expected).sum() < 200  # chi squared, 127 degrees: 1 in 10,000 is above 191
 
 
-def met(lied, seed):
+def met(lied, chance):
     """Whether any probe of an exam falls on one of the lied positions, (rows, tokens) bool."""
-    return any(lied[one.rows, one.positions].any() for one in draw_probes(~np.zeros_like(lied), 1024, seed))
+    return any(
+        lied[one.rows, one.positions].any()
+        for one in draw_probes(~np.zeros_like(lied), TrialLimits().exam_probes, chance)
+    )
 
 
 def test_a_lie_about_a_whole_row_is_always_met():
@@ -108,12 +111,12 @@ def test_a_lie_about_a_whole_row_is_always_met():
 
 
 def test_a_lie_at_single_positions_is_met_as_often_as_the_arithmetic_says():
-    """docs/decisions/exam.md: (1 - 4/128)^n of the exams miss n of them."""
+    """docs/decisions/exam.md: (1 - 5/128)^n of the exams miss n of them."""
     lied = np.zeros((256, 128), bool)
-    lied[np.arange(22) * 11, np.arange(22) * 5] = True
+    lied[np.arange(17) * 11, np.arange(17) * 5] = True
     chance = np.random.default_rng(7)
     missed = sum(not met(lied, chance) for _ in range(200)) / 200
-    assert abs(missed - (1 - 4 / 128) ** 22) < 0.13  # 0.50; four standard deviations of 200 coins
+    assert abs(missed - (1 - 5 / 128) ** 17) < 0.15  # 0.51; four standard deviations of 200 coins
 
 
 def test_questions_have_one_shape_and_the_last_is_filled_with_its_own_rows():
@@ -133,6 +136,7 @@ def test_an_honest_model_passes_with_room():
         np.full(128, -TOLERANCE_MEAN * 1.1),  # a little everywhere
         np.r_[np.zeros(127), -TOLERANCE_EACH * 1.1],  # much at one position
         np.full(128, -2.0),  # looking ahead
+        np.full(128, np.nan),
         np.full(128, TOLERANCE_MEAN * 1.1),  # disagreement is disagreement, to its favour or not
     ],
 )

@@ -15,18 +15,22 @@ from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Identity, Lease, Machine, Patch, Progress
 from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1.envelope_pb2 import Envelope
+from coordinator.access import Role
 from coordinator.dispatch import Dispatch, Receipt
 from coordinator.errors import OperatorError
 from coordinator.following import Follower
 from coordinator.intake import Intake
 from coordinator.planning import Why
 from coordinator.records import Records
+from coordinator.register import Done, Register
 from coordinator.scheduling import Scheduler
 from coordinator.store import Change, Rank, StoreError
 
 log = logging.getLogger(__name__)
 RETRY_MS = 2_000  # an idle machine asks again this often
 ATTEMPTS = 8  # grants tried before a machine is asked to come again
+PAUSED_RETRY_MS = 15_000
+MAY_WORK = frozenset({Role.VOLUNTEER})
 TICK_S = 1.0  # leases are looked at this often
 _QUARANTINE = {
     "quarantine": "your results do not count for now: this identity is in quarantine; it {}",
@@ -64,6 +68,7 @@ class App:
         follower: Follower,
         scheduler: Scheduler,
         *,
+        register: Register,
         now_ms: Callable[[], int],
         tell: Callable[[Told], None],
     ) -> None:
@@ -72,6 +77,7 @@ class App:
         self._follower = follower
         self._intake = intake
         self.scheduler = scheduler
+        self._register = register
         self._now_ms = now_ms
         self._tell = tell
         self._working = asyncio.Lock()
@@ -166,6 +172,20 @@ class App:
         self._stale.set()
         return patch
 
+    async def instruct(self, signed: Envelope) -> Done:
+        """See `Register.instruct`; what is under way follows it."""
+        done = await self._register.instruct(signed)
+        if done.action == "ban":
+            await self._shut_out(done.subject)
+        self._stale.set()
+        return done
+
+    async def _shut_out(self, identity_id: str) -> None:
+        """Ends what a banned identity is doing; its orders go to others."""
+        for lease in [lease for lease in await self.records.leases() if lease.identity_id == identity_id]:
+            if await self.dispatch.give_back(lease.lease_id, lease.machine_id):
+                self._tell(Told("this identity was shut out by the operator", 0, lease))
+
     async def seen(self, machine_id: str) -> None:
         """Notes that a machine is there."""
         self.scheduler.hear(machine_id)
@@ -184,6 +204,9 @@ class App:
     async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
         """The next order for a machine, or why there is none."""
         await self.seen(machine.machine_id)
+        if reason := await self._register.paused():
+            return Idle(f"the operator paused the swarm: {reason}", PAUSED_RETRY_MS)
+        await self._register.require(machine.identity_id, MAY_WORK)
         for _ in range(ATTEMPTS):
             if self._working.locked() or await self._follower.behind():
                 await self._catch_up()  # what just came in may make the trial that looks best now a waste of minutes

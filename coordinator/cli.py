@@ -16,20 +16,12 @@ import click
 from autoresearch.judging.rule import PRESETS
 from coordinator import main as program
 from coordinator import upkeep
+from coordinator.cli_operator import approve, ban, grant, invite, pause, refuse, register, resume, revoke, unban
+from coordinator.cli_options import DATA
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import CoordinatorError
-from coordinator.settings import Settings, Terms
+from coordinator.settings import Approval, Settings, Terms
 from coordinator.store import StoreError
-
-DATA = click.option(
-    "--data",
-    "data_dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("swarm"),
-    show_default=True,
-    help="Folder of the swarm: keys, ledger, lineage, embedded store.",
-)
-
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 
@@ -84,6 +76,20 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--lease", "lease_s", default=120.0, show_default=True, help="Seconds without a heartbeat that end a lease."
 )
+@click.option(
+    "--enrolment",
+    default="work",
+    show_default=True,
+    metavar="open|work[:BITS]|invitation",
+    help="What a new identity has to bring.",
+)
+@click.option(
+    "--approval",
+    type=click.Choice([policy.value for policy in Approval]),
+    default="auto",
+    show_default=True,
+    help="Which patches wait for an approver.",
+)
 @_terms_options
 def serve(**values: Any) -> None:
     """Run a coordinator until Ctrl-C. The first start makes the swarm; its terms then stay as they are."""
@@ -100,8 +106,13 @@ def _announce(running: program.Running) -> None:
     click.echo(f"store      {running.store}")
     click.echo(f"ledger     {running.ledger}")
     click.echo(f"lineage    {running.lineage} (branch best)")
+    click.echo(f"operator   {running.operator_key} (its key: keep a copy safe)")
     click.echo(f"join       autoresearch-volunteer join '{running.address}'")
     click.echo("serving; Ctrl-C stops")
+
+
+for _command in (approve, ban, grant, invite, pause, refuse, register, resume, revoke, unban):
+    main.add_command(_command)
 
 
 @main.command()

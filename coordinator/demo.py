@@ -111,6 +111,7 @@ class _Demo:
         terms, own = self._settings.terms(), self._settings.coordinator()
         port = self._port()
         arguments = ["-m", "coordinator", "serve", "--data", str(own.data_dir), "--listen", f"127.0.0.1:{port}"]
+        arguments += ["--enrolment", "open"]  # nobody else reaches it
         numbers = {
             "--budget": terms.budget_s,
             "--delta": terms.delta_bpb,

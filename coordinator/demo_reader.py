@@ -6,12 +6,12 @@ from pathlib import Path
 
 import grpc
 
-from autoresearch import limits
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
 from autoresearch.v1 import patch_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
+from coordinator.own_channel import own_channel
 
 CALL_S = 5.0
 POLL_S = 0.25
@@ -31,14 +31,7 @@ class Reader:
     """Reads; keeps the last picture while the coordinator is away."""
 
     def __init__(self, port: int, certificate: Path) -> None:
-        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
-        options = [
-            ("grpc.ssl_target_name_override", "autoresearch-swarm"),
-            ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ]
-        self._channel = grpc.secure_channel(f"127.0.0.1:{port}", credentials, options)
+        self._channel = own_channel(f"127.0.0.1:{port}", certificate)
         self._patches = patches_grpc.PatchServiceStub(self._channel)
         self._board = board_grpc.LeaderboardServiceStub(self._channel)
         self.picture = Picture()

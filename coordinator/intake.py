@@ -3,10 +3,10 @@
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from autoresearch import envelope, limits, text
+from autoresearch import envelope, limits, text, work
 from autoresearch.digest import is_machine_id, sha256_hex
 from autoresearch.hardware import hardware_class, setting
 from autoresearch.judging.model import Best, Identity, Machine, Patch
@@ -15,15 +15,18 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import Hardware
-from coordinator import admission, merging, settling
+from coordinator import admission, inspection, merging, settling
 from coordinator.bases import FEW_MACHINES, base_for_new_patches
 from coordinator.changes import change_key
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
+from coordinator.quotas import OPEN_PATCHES_MOST
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
 from coordinator.scheduling import ACTIVE_MS
-from coordinator.store import Guard, Holds, Operation, Put
+from coordinator.settings import Approval
+from coordinator.settings import Enrolment as EnrolmentTerms
+from coordinator.store import Change, Guard, Holds, Operation, Put
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(rf"[a-z0-9-]{{1,{limits.TAG_CHARACTERS}}}")
@@ -33,8 +36,18 @@ class Intake:
     """Takes in what people sign."""
 
     def __init__(
-        self, swarm: Swarm, records: Records, journal: Journal, lineage: Lineage, now_ms: Callable[[], int]
+        self,
+        swarm: Swarm,
+        records: Records,
+        journal: Journal,
+        lineage: Lineage,
+        now_ms: Callable[[], int],
+        *,
+        enrolment: EnrolmentTerms,
+        approval: Approval,
     ) -> None:
+        self._enrolment = enrolment
+        self._approval = approval
         self._swarm = swarm
         self._records = records
         self._journal = journal
@@ -46,7 +59,7 @@ class Intake:
 
         Raises:
             EnvelopeError, InvalidRequestError: the enrolment is malformed.
-            NotAllowedError: the machine belongs to another identity.
+            NotAllowedError: the machine belongs to another identity, or a new identity does not bring what it should.
         """
         enrolment, verified = envelope.open_as(signed, envelope.ENROLMENT, Enrolment)
         self._check_addressee(enrolment.protocol, enrolment.swarm_id)
@@ -60,8 +73,38 @@ class Intake:
             machine = _machine(enrolment, identity, owned, now)
             if (identity, machine) == (known, owned):
                 return identity, machine
-            if await self._write_enrolment(signed, (known, owned), identity, machine, now):
+            price = await self._price(enrolment, verified.public_key) if known is None else Change()
+            if await self._write_enrolment(signed, (known, owned), identity, machine, price=price, at_ms=now):
                 return identity, machine
+
+    async def _price(self, enrolment: Enrolment, public_key: bytes) -> Change:
+        """What the enrolment of a new identity uses up.
+
+        Raises:
+            NotAllowedError: it does not bring it.
+        """
+        bits = self._enrolment.work_bits
+        asked = work.question(self._swarm.swarm_id, public_key)
+        if bits and not await asyncio.to_thread(work.holds, asked, enrolment.work, bits):
+            raise NotAllowedError(
+                f"a new identity has to solve this swarm's puzzle ({bits} bits) to enroll: use a client that does"
+            )
+        if not self._enrolment.by_invitation:
+            return Change()
+        if len(enrolment.invitation) > limits.INVITATION_CHARACTERS:
+            raise InvalidRequestError(f"an invitation has at most {limits.INVITATION_CHARACTERS} characters")
+        code = sha256_hex(enrolment.invitation.encode())
+        invitation = await self._records.invitation(code)
+        if invitation is None or invitation.expires_at_ms < self._now_ms() or not invitation.uses_left:
+            raise NotAllowedError(
+                "this swarm is by invitation: ask its operator for a code, and give it with --invitation"
+                if not enrolment.invitation
+                else "the invitation is unknown, used up or too old: ask the operator for another"
+            )
+        left = replace(invitation, uses_left=invitation.uses_left - 1)
+        return Change(
+            (Holds("invitations", code, invitation.to_bytes()),), (Put("invitations", code, left.to_bytes()),)
+        )
 
     async def _write_enrolment(
         self,
@@ -69,11 +112,14 @@ class Intake:
         before: tuple[Identity | None, Machine | None],
         identity: Identity,
         machine: Machine | None,
+        *,
+        price: Change,
         at_ms: int,
     ) -> bool:
         known, owned = before
-        guards: list[Guard] = [Holds("identities", identity.identity_id, known.to_bytes() if known else None)]
-        operations: list[Operation] = [Put("identities", identity.identity_id, identity.to_bytes())]
+        unchanged = Holds("identities", identity.identity_id, known.to_bytes() if known else None)
+        guards: list[Guard] = [unchanged, *price.guards]
+        operations: list[Operation] = [Put("identities", identity.identity_id, identity.to_bytes()), *price.operations]
         if machine is not None:
             guards.append(Holds("machines", machine.machine_id, owned.to_bytes() if owned else None))
             operations.append(Put("machines", machine.machine_id, machine.to_bytes()))
@@ -88,6 +134,7 @@ class Intake:
             EnvelopeError, InvalidRequestError, AdmissionError: the submission is malformed or cannot be applied.
             NotNowError: it does not merge onto the current best.
             AlreadyExistsError: the same code was submitted before.
+            NotNowError: too many of the author's patches are undecided.
         """
         submission, verified = envelope.open_as(signed, envelope.PATCH, PatchSubmission)
         self._check_addressee(submission.protocol, submission.swarm_id)
@@ -97,6 +144,10 @@ class Intake:
             known = await self._records.patch(patch_id)
             if known is not None:
                 return known
+            if await self._undecided_of(verified.signer_id) >= OPEN_PATCHES_MOST:
+                raise NotNowError(
+                    f"{OPEN_PATCHES_MOST} patches of yours are undecided: wait for their verdicts, or withdraw some"
+                )
             patch, source, change = await self._admit(patch_id, submission, verified.signer_id)
             if await self._write_patch(signed, submission, patch, source, change):
                 return patch
@@ -115,6 +166,8 @@ class Intake:
         if len(source.encode()) > challenge.source_bytes:
             raise InvalidRequestError(f"the patched train.py would exceed {challenge.source_bytes} bytes")
         names = await self._records.names([author_id])
+        found = await asyncio.to_thread(inspection.findings, source, base_source)
+        waits = await self._must_wait(author_id, found)
         return (
             Patch(
                 patch_id=patch_id,
@@ -129,6 +182,9 @@ class Intake:
                 candidate_sha256=sha256_hex(source.encode()),
                 fingerprint=fingerprint,
                 submitted_at_ms=self._now_ms(),
+                verdict="waiting" if waits else "open",
+                reason=settling.WAITING_REASON if waits else "",
+                findings=found,
             ),
             source,
             change,
@@ -164,6 +220,21 @@ class Intake:
     async def _text(self, best: Best) -> str:
         return ((await self._records.source(best.source_sha256)) or b"").decode()
 
+    async def _must_wait(self, author_id: str, findings: Sequence[str]) -> bool:
+        """Whether a patch waits for an approver."""
+        if self._approval is not Approval.KNOWN_AUTHORS:
+            return self._approval is Approval.MANUAL
+        ordered = await self._records.roles(author_id)
+        granted = ordered is not None and ordered.changes.get("author", False)
+        known = granted or bool(await self._records.store.score("promotions", author_id))
+        return not known or bool(findings)
+
+    async def _undecided_of(self, author_id: str) -> int:
+        """How many of an author's latest patches have no verdict."""
+        latest = await self._records.store.ranked(f"authored:{author_id}", 2 * OPEN_PATCHES_MOST, highest_first=True)
+        patches = await self._records.patches([member for member, _ in latest])
+        return sum(patch.verdict in (*UNDECIDED, "waiting") for patch in patches)
+
     def _source_at(self, commit: str) -> str:
         if not self._lineage.contains(commit):
             raise NotFoundError(f"commit {commit[:12]} is not in the lineage of this swarm: check out the best again")
@@ -196,26 +267,16 @@ class Intake:
             "candidate_sha256": patch.candidate_sha256,
             "fingerprint": patch.fingerprint,
             "change": change,
+            "verdict": patch.verdict,
+            "findings": list(patch.findings),
             "envelope": packed(signed),
         }
-        notes = [Note("patch", body)]
-        known = await self._records.identity(patch.author_id)
-        if known is None:  # an author's first patch enrols its identity: the submission is signed, that is all it takes
-            author = Identity(patch.author_id, patch.author_name, patch.submitted_at_ms)
-            guards.append(Holds("identities", author.identity_id, None))
-            operations.append(Put("identities", author.identity_id, author.to_bytes()))
-            introduction = {
-                "identity_id": author.identity_id,
-                "name": author.name,
-                "machine_id": "",
-                "hardware_class": "",
-            }
-            notes.insert(0, Note("identity", {**introduction, "envelope": packed(signed)}))
+        note = Note("patch", body)
 
         async def entered(seq: int) -> Draft:
-            kept = replace(patch, entry=seq + len(notes) - 1)
+            kept = replace(patch, entry=seq)
             put = Put("patches", patch.patch_id, kept.to_bytes())
-            return Draft(notes, guards, [put, *operations], patch.submitted_at_ms)
+            return Draft([note], guards, [put, *operations], patch.submitted_at_ms)
 
         return await self._journal.settle(entered)
 
@@ -244,7 +305,7 @@ class Intake:
                 raise NotAllowedError(f"patch {patch.patch_id} belongs to another author")
             if patch.verdict == "withdrawn":
                 return patch
-            if patch.verdict not in UNDECIDED:
+            if patch.verdict not in (*UNDECIDED, "waiting"):
                 raise NotNowError(f"patch {patch.patch_id} is decided already: {patch.verdict}")
             after, operations = settling.withdrawn(patch, self._now_ms())
             guards = [Holds("patches", patch.patch_id, patch.to_bytes())]

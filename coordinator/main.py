@@ -12,14 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from autoresearch import envelope, limits
 from autoresearch.digest import key_id
-from autoresearch.v1 import leaderboard_service_pb2, patch_service_pb2, volunteer_service_pb2
-from coordinator import genesis, keys, redis_store
+from autoresearch.v1 import (
+    access_service_pb2,
+    leaderboard_service_pb2,
+    operator_pb2,
+    operator_service_pb2,
+    patch_service_pb2,
+    volunteer_service_pb2,
+)
+from coordinator import genesis, keys, redis_store, tokens
 from coordinator.app import App
 from coordinator.checkpoints import Checkpoints
 from coordinator.confirming import Confirmer
@@ -29,20 +37,36 @@ from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import LedgerExport
 from coordinator.following import Follower
+from coordinator.gate import Gate
 from coordinator.hub import Hub
 from coordinator.intake import Intake
 from coordinator.journal import Journal
 from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
+from coordinator.register import Register
 from coordinator.scheduling import Scheduler
 from coordinator.service import Edge, register
-from coordinator.settings import LEDGER, LINEAGE, STORE_NAME, Settings, Terms, split_address
+from coordinator.settings import (
+    ADDRESS,
+    LEDGER,
+    LINEAGE,
+    OPERATOR_KEY,
+    SIGNING_KEY,
+    STORE_NAME,
+    Approval,
+    Enrolment,
+    Settings,
+    Terms,
+    split_address,
+)
 from coordinator.watching import Watch
 
 log = logging.getLogger(__name__)
 GRACE_S = 2.0  # calls under way get this long at the end
 SERVICES = (
+    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
+    operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name,
     volunteer_service_pb2.DESCRIPTOR.services_by_name["VolunteerService"].full_name,
     patch_service_pb2.DESCRIPTOR.services_by_name["PatchService"].full_name,
     leaderboard_service_pb2.DESCRIPTOR.services_by_name["LeaderboardService"].full_name,
@@ -59,6 +83,7 @@ class Running:
     store: str
     ledger: Path
     lineage: Path
+    operator_key: Path
 
 
 def now_ms() -> int:
@@ -99,7 +124,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         stack.callback(export.close)
         await export.start()
         await _background(export.run(), stack)
-        key = keys.load_or_make_signing_key(settings.data_dir / "signing.key")
+        key = keys.load_or_make_signing_key(settings.data_dir / SIGNING_KEY)
         tls = _tls(settings)
         records = Records(store)
         journal = Journal(store, export, now_ms)
@@ -119,7 +144,11 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         stack.push_async_callback(checkpoints.stop)
         await _background(checkpoints.run(), stack)
         hub = Hub()
-        intake = Intake(swarm, records, journal, lineage, now_ms)
+        enrolment = Enrolment.of(settings.enrolment)
+        register_ = Register(swarm, records, journal, now_ms)
+        await _first_operator(settings, swarm, key, register_)
+        approval = Approval(settings.approval)
+        intake = Intake(swarm, records, journal, lineage, now_ms, enrolment=enrolment, approval=approval)
         chance = Chance(token=_token, seed=_seed)
         lease_ms = round(settings.lease_s * 1000)
         promoter = Promoter(swarm, records, journal, lineage, now_ms)
@@ -138,16 +167,33 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
             touched=scheduler.touch,
         )
         follower = Follower(records, decider, confirmer, watch, promoter)
-        app = App(records, intake, dispatch, follower, scheduler, now_ms=now_ms, tell=hub.tell)
+        app = App(records, intake, dispatch, follower, scheduler, register=register_, now_ms=now_ms, tell=hub.tell)
         await app.recover()
         await _background(app.work(), stack)
         queries = Queries(
             swarm, records, decider, confirmer, watch=watch, lineage=lineage, export=export, now_ms=now_ms
         )
-        edge = Edge(swarm, app, queries, checkpoints, hub, key, tls.key_sha256, _nonce)
+        token_key = tokens.key_of(key, "session token")
+        gate = Gate(store, register_, token_key, now_ms)
+        edge = Edge(
+            swarm,
+            app,
+            queries,
+            checkpoints,
+            hub,
+            key,
+            tls.key_sha256,
+            nonce=_nonce,
+            gate=gate,
+            register=register_,
+            token_key=token_key,
+            now_ms=now_ms,
+            enrolment=enrolment,
+        )
         port = await _serve(settings, tls, edge, stack)
         address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"
-        yield Running(swarm, app, address, redis_store.shown(url), export.path, lineage.path)
+        operator_key = settings.data_dir / OPERATOR_KEY
+        yield Running(swarm, app, address, redis_store.shown(url), export.path, lineage.path, operator_key)
 
 
 async def serve(
@@ -162,6 +208,17 @@ async def serve(
         started(coordinator)
         await ended.wait()
         tell("stopping: calls under way end, then the store is closed")
+
+
+async def _first_operator(settings: Settings, swarm: Swarm, key: Ed25519PrivateKey, register: Register) -> None:
+    """The operator whose key the first start makes; the coordinator's key vouches for it in the ledger."""
+    operator = keys.load_or_make_signing_key(settings.data_dir / OPERATOR_KEY)
+    operator_id = key_id(envelope.public_bytes(operator))
+    grant = operator_pb2.RoleChange(identity_id=operator_id, role=operator_pb2.ROLE_OPERATOR)
+    order = operator_pb2.Instruction(
+        protocol=limits.PROTOCOL, swarm_id=swarm.swarm_id, instruction_id=_token(), signed_at_ms=now_ms(), grant=grant
+    )
+    await register.found(operator_id, envelope.sign(order, envelope.INSTRUCTION, key))
 
 
 def _make_folder(path: Path) -> None:
@@ -205,6 +262,7 @@ def _report(task: "asyncio.Task[None]") -> None:
 
 async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: contextlib.AsyncExitStack) -> int:
     server = grpc.aio.server(
+        interceptors=(edge.gate,),
         options=[
             ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
             ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
@@ -212,7 +270,7 @@ async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: c
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", 30_000),
-        ]
+        ],
     )
     register(server, edge)
     healthy = health.aio.HealthServicer()
@@ -226,6 +284,8 @@ async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: c
     if port == 0:
         raise _no_port(settings.listen)
     await server.start()
+    host, _ = split_address("--listen", settings.listen)
+    (settings.data_dir / ADDRESS).write_text(f"{_reachable(host)}:{port}\n")  # for the operator's own commands
     for name in ("", *SERVICES):
         await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
     stack.push_async_callback(server.stop, GRACE_S)
@@ -240,4 +300,9 @@ def _public(settings: Settings, port: int) -> str:
     if settings.public:
         return settings.public
     host, _ = split_address("--listen", settings.listen)
-    return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104 - compared, not bound
+    return f"{_reachable(host)}:{port}"
+
+
+def _reachable(host: str) -> str:
+    """Where one reaches what listens on `host` from this machine."""
+    return "127.0.0.1" if host in ("0.0.0.0", "[::]") else host  # noqa: S104 - compared, not bound

@@ -10,6 +10,7 @@ from autoresearch.judging import ledger
 from autoresearch.judging.model import Patch
 from autoresearch.judging.periods import counts
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
+from autoresearch.v1 import operator_service_pb2 as operator_pb2
 from autoresearch.v1 import patch_pb2
 from coordinator import views
 from coordinator.confirming import Confirmer
@@ -18,6 +19,7 @@ from coordinator.export import LedgerExport
 from coordinator.lineage import Lineage
 from coordinator.records import Records, Swarm
 from coordinator.refusals import InvalidRequestError, NotFoundError
+from coordinator.register import Register
 from coordinator.scheduling import ACTIVE_MS
 from coordinator.watching import Watch
 
@@ -166,6 +168,26 @@ class Queries:
             )
             for name, found in sorted(by_class.items())
         ]
+
+    async def register(self, register: Register) -> operator_pb2.GetRegisterResponse:
+        """Roles, bans, and what waits for approval."""
+        ordered, bans = await self._records.every_roles(), await register.bans()
+        names = await self._records.names([*ordered, *bans])
+        return operator_pb2.GetRegisterResponse(
+            roles=[
+                operator_pb2.GetRegisterResponse.Standing(
+                    identity_id=who, name=names.get(who, ""), role=views.role(role), holds=holds
+                )
+                for who, roles in sorted(ordered.items())
+                for role, holds in sorted(roles.changes.items())
+            ],
+            banned=[
+                operator_pb2.GetRegisterResponse.BannedIdentity(identity_id=who, name=names.get(who, ""), reason=reason)
+                for who, reason in sorted(bans.items())
+            ],
+            waiting=[await self._message(patch) for patch in await register.waiting()],
+            paused=await register.paused(),
+        )
 
     async def leaderboard(self, limit: int) -> board_pb2.GetLeaderboardResponse:
         """Volunteers by trials given, authors by gain."""

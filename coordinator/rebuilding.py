@@ -19,13 +19,27 @@ from autoresearch.digest import sha256_hex
 from autoresearch.hardware import setting
 from autoresearch.judging import pairing
 from autoresearch.judging.ledger import Entry
-from autoresearch.judging.model import Belief, Best, Held, Identity, Machine, Patch, Proposal, Trial
+from autoresearch.judging.model import (
+    Belief,
+    Best,
+    Held,
+    Identity,
+    Invitation,
+    Machine,
+    Patch,
+    Proposal,
+    Roles,
+    Trial,
+)
 from autoresearch.judging.verdict import UNDECIDED, Verdict
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
+from autoresearch.v1.operator_pb2 import Instruction
+from autoresearch.v1.operator_pb2 import Role as RoleName
 from autoresearch.v1.patch_pb2 import PatchSubmission
 from autoresearch.v1.trial_pb2 import Result
-from coordinator import accepting, commits, leasing, merging, promoting, settling
+from coordinator import accepting, commits, leasing, merging, ordering, promoting, settling
+from coordinator.access import Role
 from coordinator.admission import normalised_fingerprint
 from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
@@ -65,6 +79,8 @@ class Rebuilder:
         self._operations: list[Operation] = []
         self._identities: dict[str, Identity] = {}
         self._machines: dict[str, Machine] = {}
+        self._roles: dict[str, Roles] = {}
+        self._invitations: dict[str, Invitation] = {}
         self._patches: dict[str, Patch] = {}
         self._bests: list[Best] = []
         self._sources: dict[str, str] = {}  # text by digest
@@ -158,10 +174,10 @@ class Rebuilder:
         known = self._identities.get(body["identity_id"])
         identity = Identity(body["identity_id"], body["name"], known.enrolled_at_ms if known else entry.at_ms)
         self._identities[identity.identity_id] = identity
-        put = Put("identities", identity.identity_id, identity.to_bytes())
-        if not body["machine_id"]:
-            return [put]
         enrolment = Enrolment.FromString(_envelope(body).payload)
+        put = [Put("identities", identity.identity_id, identity.to_bytes()), *self._entered(enrolment, known)]
+        if not body["machine_id"]:
+            return put
         owned = self._machines.get(body["machine_id"])
         machine = Machine(
             machine_id=body["machine_id"],
@@ -171,7 +187,15 @@ class Rebuilder:
             setting=setting(enrolment.hardware, enrolment.software),
         )
         self._machines[machine.machine_id] = machine
-        return [put, Put("machines", machine.machine_id, machine.to_bytes())]
+        return [*put, Put("machines", machine.machine_id, machine.to_bytes())]
+
+    def _entered(self, enrolment: Enrolment, known: Identity | None) -> list[Operation]:
+        """What a new identity's invitation has left."""
+        code = sha256_hex(enrolment.invitation.encode())
+        if known is not None or code not in self._invitations:
+            return []
+        self._invitations[code], operations = ordering.invitation_used(enrolment.invitation, self._invitations[code])
+        return operations
 
     def _patch(self, entry: Entry) -> Sequence[Operation]:
         body = entry.body
@@ -193,6 +217,9 @@ class Rebuilder:
             candidate_sha256=body["candidate_sha256"],
             fingerprint=body["fingerprint"],
             submitted_at_ms=entry.at_ms,
+            verdict=body["verdict"],
+            reason=settling.WAITING_REASON if body["verdict"] == ordering.WAITS else "",
+            findings=tuple(body["findings"]),
             entry=entry.seq,
         )
         self._sources[patch.candidate_sha256] = source
@@ -217,6 +244,40 @@ class Rebuilder:
     def _withdrawal(self, entry: Entry) -> Sequence[Operation]:
         _, operations = settling.withdrawn(self._patches[entry.body["patch_id"]], entry.at_ms)
         return operations
+
+    def _instruction(self, entry: Entry) -> Sequence[Operation]:
+        body = entry.body
+        order = Instruction.FromString(_envelope(body).payload)
+        operations = self._ordered(body["action"], body["subject"], order, entry.at_ms)
+        if body["action"] == "found":
+            return operations
+        return [*operations, ordering.noted(order.instruction_id, entry.seq)]
+
+    def _ordered(self, action: str, subject: str, order: Instruction, at_ms: int) -> list[Operation]:
+        match action:
+            case "found" | "grant" | "revoke":
+                change = order.revoke if action == "revoke" else order.grant
+                role = Role(RoleName.Name(change.role).removeprefix("ROLE_").lower())
+                before, holds = self._roles.get(subject), action != "revoke"
+                self._roles[subject], operations = ordering.role_changed(before, subject, role, holds=holds)
+                return operations
+            case "ban":
+                return ordering.banned(subject, order.reason)
+            case "lift_ban":
+                return ordering.let_in(subject)
+            case "approve" | "refuse":
+                approved = action == "approve"
+                _, operations = ordering.chosen(self._patches[subject], order.reason, approved=approved, now_ms=at_ms)
+                return operations
+            case "invite":
+                code, uses = order.invite.code_sha256, order.invite.uses
+                self._invitations[code], operations = ordering.invited(code, uses, order.invite.expires_at_ms)
+                return operations
+            case "pause":
+                return ordering.paused(order.reason)
+            case "resume":
+                return ordering.resumed()
+        raise ValueError(f"this version does not know the instruction {action!r}")
 
     # --- evidence and verdicts ---
 
@@ -379,4 +440,5 @@ _TAKE: Mapping[str, Callable[[Rebuilder, Entry], Sequence[Operation]]] = {
     "reinstatement": Rebuilder._reinstatement,
     "proposal": Rebuilder._proposal,
     "rollback": Rebuilder._rollback,
+    "instruction": Rebuilder._instruction,
 }

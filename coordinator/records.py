@@ -15,6 +15,7 @@ from autoresearch.judging.model import (
     Best,
     Held,
     Identity,
+    Invitation,
     Lease,
     Machine,
     Order,
@@ -22,6 +23,7 @@ from autoresearch.judging.model import (
     Progress,
     Proposal,
     Record,
+    Roles,
     Trial,
 )
 from autoresearch.judging.rule import Rule
@@ -99,6 +101,18 @@ class Records:
     async def identity(self, identity_id: str) -> Identity | None:
         """By id."""
         return await self._one(Identity, "identities", identity_id)
+
+    async def roles(self, identity_id: str) -> Roles | None:
+        """What was ordered of an identity's roles."""
+        return await self._one(Roles, "roles", identity_id)
+
+    async def every_roles(self) -> dict[str, Roles]:
+        """By identity."""
+        return {key: _read(Roles, item) for key, item in (await self.store.entries("roles")).items()}
+
+    async def invitation(self, code_sha256: str) -> Invitation | None:
+        """By the digest of its code."""
+        return await self._one(Invitation, "invitations", code_sha256)
 
     async def names(self, identity_ids: Iterable[str]) -> dict[str, str]:
         """Names of identities, by id; unknown ones are missing."""

@@ -80,8 +80,8 @@ class RedisStore:
         self._client = client
         self._name = name
         self._answer_within_s = answer_within_s
-        text = resources.files("coordinator").joinpath("transact.lua").read_text()
-        self._script = client.register_script(text)
+        self._script = client.register_script(_lua("transact"))
+        self._throttle = client.register_script(_lua("throttle"))
 
     async def apply(self, change: Change) -> Guard | None:
         """See `Store.apply`."""
@@ -145,6 +145,11 @@ class RedisStore:
         """See `Store.size`."""
         return int(await self._call(lambda: self._client.zcard(self._key("rank", ranking))))
 
+    async def throttle(self, bucket: str, *, every_ms: int, burst: int, now_ms: int) -> int:
+        """See `Store.throttle`."""
+        keys = [self._key("count", bucket)]
+        return int(await self._call(lambda: self._throttle(keys=keys, args=[every_ms, burst, now_ms])))
+
     async def close(self) -> None:
         """See `Store.close`."""
         await self._client.aclose()
@@ -164,6 +169,10 @@ class RedisStore:
 
     def _key(self, kind: str, name: str) -> str:
         return f"{{{self._name}}}:{kind}:{name}"
+
+
+def _lua(name: str) -> str:
+    return resources.files("coordinator").joinpath(f"{name}.lua").read_text()
 
 
 class _Encoder:

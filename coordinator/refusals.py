@@ -29,3 +29,11 @@ class NotNowError(RefusalError):
 
 class UnauthenticatedError(RefusalError):
     """The signature or proof does not hold."""
+
+
+class TooOftenError(RefusalError):
+    """A quota is used up; `wait_ms` says when to call again."""
+
+    def __init__(self, message: str, wait_ms: int) -> None:
+        super().__init__(message)
+        self.wait_ms = wait_ms

@@ -18,6 +18,7 @@ from coordinator.refusals import (
     NotAllowedError,
     NotFoundError,
     NotNowError,
+    TooOftenError,
     UnauthenticatedError,
 )
 from coordinator.session import SessionError
@@ -37,10 +38,12 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     NotNowError: grpc.StatusCode.FAILED_PRECONDITION,
+    TooOftenError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     SessionError: grpc.StatusCode.INVALID_ARGUMENT,
     StoreError: grpc.StatusCode.UNAVAILABLE,
     OperatorError: grpc.StatusCode.UNAVAILABLE,
 }
+PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: clients that retry by themselves wait so long
 TROUBLE = "the coordinator has trouble with its disk or store; nothing was lost, try again later"
 
 
@@ -55,11 +58,13 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, ""
 
 
-async def _fail(error: Exception, context: Context) -> None:
+async def abort(error: Exception, context: Context) -> None:
+    """Ends a call with the status of an error."""
     code, text = status_of(error)
     if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE):
         log.exception("call failed", exc_info=error)
-    await context.abort(code, text)
+    more = ((PUSHBACK, str(error.wait_ms)),) if isinstance(error, TooOftenError) else ()
+    await context.abort(code, text, more)
 
 
 def unary(
@@ -73,7 +78,7 @@ def unary(
         except grpc.aio.AbortError:
             raise
         except Exception as error:
-            await _fail(error, context)
+            await abort(error, context)
             raise
 
     return wrapped
@@ -91,7 +96,7 @@ def streaming(
         except grpc.aio.AbortError:
             raise
         except Exception as error:
-            await _fail(error, context)
+            await abort(error, context)
             raise
 
     return wrapped

@@ -87,6 +87,8 @@ class Scheduler:
         """A ledger entry was followed: what follows from it is written."""
         self._news.add(entry.kind)
         patch_id, machine_id = entry.body.get("patch_id"), entry.body.get("machine_id")
+        if entry.kind == "instruction" and entry.body["action"] in ("approve", "refuse"):
+            patch_id = entry.body["subject"]
         if machine_id:
             self._lines.add(f"@{machine_id}")
         if patch_id:

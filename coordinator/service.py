@@ -13,27 +13,38 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits
-from autoresearch.digest import is_sha256
+from autoresearch.digest import is_key_id, is_sha256
 from autoresearch.judging.model import Machine, Progress
+from autoresearch.v1 import access_service_pb2 as access_pb2
+from autoresearch.v1 import access_service_pb2_grpc as access_grpc
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
+from autoresearch.v1 import operator_service_pb2 as operator_pb2
+from autoresearch.v1 import operator_service_pb2_grpc as operator_grpc
 from autoresearch.v1 import patch_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
 from autoresearch.v1.envelope_pb2 import Envelope
-from autoresearch.v1.identity_pb2 import SessionProof
+from autoresearch.v1.identity_pb2 import IdentityProof, SessionProof
+from coordinator import tokens, views
 from coordinator.app import App, Idle, Told
 from coordinator.checkpoints import Checkpoints
+from coordinator.gate import Gate
 from coordinator.hub import Hub
 from coordinator.queries import Queries
 from coordinator.records import Swarm
 from coordinator.refusals import InvalidRequestError, NotAllowedError, UnauthenticatedError
+from coordinator.register import Register
 from coordinator.rpc_errors import Context, streaming, unary
 from coordinator.session import Message, Session, SessionError
+from coordinator.settings import Enrolment
 from coordinator.views import VERDICTS
 
+_VOLUNTEER, _PATCH, _ACCESS, _OPERATOR = (
+    f"/autoresearch.v1.{name}Service/" for name in ("Volunteer", "Patch", "Access", "Operator")
+)
 GREETING_S = 20.0  # a peer that does not prove itself by then is dropped
 SILENCE_S = 600.0  # a session that says nothing for so long is dropped; its leases have long expired
 
@@ -50,6 +61,21 @@ class Edge:
     key: Ed25519PrivateKey
     tls_key_sha256: str
     nonce: Callable[[], bytes]
+    gate: Gate
+    register: Register
+    token_key: bytes
+    now_ms: Callable[[], int]
+    enrolment: Enrolment
+
+    async def signer(self, method: str, signed: Envelope, payload_type: str) -> str:
+        """Who signed a call's message, admitted to the call.
+
+        Raises:
+            EnvelopeError, NotAllowedError, TooOftenError: nobody who may.
+        """
+        identity_id = envelope.verify(signed, payload_type).signer_id
+        await self.gate.signed(method, identity_id)
+        return identity_id
 
 
 class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
@@ -69,6 +95,8 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
             swarm_id=swarm.swarm_id,
             challenge_sha256=swarm.challenge_sha256,
             tls_key_sha256=self._edge.tls_key_sha256,
+            work_bits=self._edge.enrolment.work_bits,
+            by_invitation=self._edge.enrolment.by_invitation,
         )
         signed = envelope.sign(info, envelope.SWARM_INFO, self._edge.key)
         return volunteer_pb2.GetSwarmResponse(info=signed, challenge=swarm.challenge_bytes)
@@ -76,6 +104,7 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
     @unary
     async def Enroll(self, request: volunteer_pb2.EnrollRequest, context: Context) -> volunteer_pb2.EnrollResponse:
         """Makes an identity and its machine known."""
+        await self._edge.signer(_VOLUNTEER + "Enroll", request.enrolment, envelope.ENROLMENT)
         identity, machine = await self._edge.app.enroll(request.enrolment)
         name = machine.hardware_class if machine else ""
         return volunteer_pb2.EnrollResponse(identity_id=identity.identity_id, hardware_class=name)
@@ -120,6 +149,7 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
             raise UnauthenticatedError("the proof answers another greeting")
         if proof.protocol != limits.PROTOCOL:
             raise InvalidRequestError(f"protocol {proof.protocol}; this swarm speaks {limits.PROTOCOL}: upgrade")
+        await self._edge.gate.signed(_VOLUNTEER + "Session", verified.signer_id)
         machine = await self._edge.app.records.machine(proof.machine_id)
         if machine is None or machine.identity_id != verified.signer_id:
             raise NotAllowedError("this machine is not enrolled by that identity: enroll first")
@@ -212,6 +242,7 @@ class _Driver:
         return volunteer_pb2.SessionResponse(heartbeat_ack=ack)
 
     async def _result(self, message: volunteer_pb2.ResultDelivery) -> volunteer_pb2.SessionResponse:
+        await self._edge.gate.holder(self._machine.identity_id)
         receipt = await self._edge.app.accept(message.result)
         ack = volunteer_pb2.ResultAck(result_sha256=receipt.result_sha256, status=receipt.status, reason=receipt.reason)
         return volunteer_pb2.SessionResponse(result_ack=ack)
@@ -236,6 +267,7 @@ class PatchServicer(patches_grpc.PatchServiceServicer):
         self, request: patches_pb2.SubmitPatchRequest, context: Context
     ) -> patches_pb2.SubmitPatchResponse:
         """Proposes a patch."""
+        await self._edge.signer(_PATCH + "SubmitPatch", request.submission, envelope.PATCH)
         patch = await self._edge.app.submit(request.submission)
         return patches_pb2.SubmitPatchResponse(patch=await self._edge.queries.patch(patch.patch_id))
 
@@ -244,6 +276,7 @@ class PatchServicer(patches_grpc.PatchServiceServicer):
         self, request: patches_pb2.WithdrawPatchRequest, context: Context
     ) -> patches_pb2.WithdrawPatchResponse:
         """Takes a patch back."""
+        await self._edge.signer(_PATCH + "WithdrawPatch", request.withdrawal, envelope.WITHDRAWAL)
         patch = await self._edge.app.withdraw(request.withdrawal)
         return patches_pb2.WithdrawPatchResponse(patch=await self._edge.queries.patch(patch.patch_id))
 
@@ -339,8 +372,70 @@ class LeaderboardServicer(board_grpc.LeaderboardServiceServicer):
         return board_pb2.GetConsistencyProofResponse(hashes=hashes)
 
 
+class AccessServicer(access_grpc.AccessServiceServicer):
+    """Serves whoever wants a session token."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    @unary
+    async def GetNonce(self, request: access_pb2.GetNonceRequest, context: Context) -> access_pb2.GetNonceResponse:
+        """A nonce."""
+        nonce = tokens.make_nonce(self._edge.token_key, self._edge.nonce(), self._edge.now_ms())
+        return access_pb2.GetNonceResponse(nonce=nonce)
+
+    @unary
+    async def Authenticate(
+        self, request: access_pb2.AuthenticateRequest, context: Context
+    ) -> access_pb2.AuthenticateResponse:
+        """A token for a signed nonce."""
+        proof, verified = envelope.open_as(request.proof, envelope.IDENTITY_PROOF, IdentityProof)
+        if proof.protocol != limits.PROTOCOL:
+            raise InvalidRequestError(f"protocol {proof.protocol}; this swarm speaks {limits.PROTOCOL}: upgrade")
+        if proof.swarm_id != self._edge.swarm.swarm_id:
+            raise UnauthenticatedError("the proof is meant for another swarm")
+        await self._edge.gate.signed(_ACCESS + "Authenticate", verified.signer_id)
+        await self._edge.gate.once(proof.nonce)
+        expires_at_ms = self._edge.now_ms() + limits.TOKEN_MS
+        token = tokens.make_token(self._edge.token_key, verified.signer_id, expires_at_ms)
+        return access_pb2.AuthenticateResponse(token=token, expires_at_ms=expires_at_ms)
+
+    @unary
+    async def GetStanding(
+        self, request: access_pb2.GetStandingRequest, context: Context
+    ) -> access_pb2.GetStandingResponse:
+        """What an identity may do."""
+        if not is_key_id(request.identity_id):
+            raise InvalidRequestError("an identity is 32 characters of a-z and 2-7")
+        standing = await self._edge.register.standing(request.identity_id)
+        return views.standing(standing.enrolled, standing.roles, standing.ban)
+
+
+class OperatorServicer(operator_grpc.OperatorServiceServicer):
+    """Serves those who run the swarm."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    @unary
+    async def Instruct(self, request: operator_pb2.InstructRequest, context: Context) -> operator_pb2.InstructResponse:
+        """Carries out an instruction."""
+        await self._edge.signer(_OPERATOR + "Instruct", request.instruction, envelope.INSTRUCTION)
+        done = await self._edge.app.instruct(request.instruction)
+        return operator_pb2.InstructResponse(sequence=done.sequence, repeated_before=done.repeated)
+
+    @unary
+    async def GetRegister(
+        self, request: operator_pb2.GetRegisterRequest, context: Context
+    ) -> operator_pb2.GetRegisterResponse:
+        """Roles, bans, what waits."""
+        return await self._edge.queries.register(self._edge.register)
+
+
 def register(server: grpc.aio.Server, edge: Edge) -> None:
     """Adds the services to a server."""
+    access_grpc.add_AccessServiceServicer_to_server(AccessServicer(edge), server)
+    operator_grpc.add_OperatorServiceServicer_to_server(OperatorServicer(edge), server)
     volunteer_grpc.add_VolunteerServiceServicer_to_server(VolunteerServicer(edge), server)
     patches_grpc.add_PatchServiceServicer_to_server(PatchServicer(edge), server)
     board_grpc.add_LeaderboardServiceServicer_to_server(LeaderboardServicer(edge), server)

@@ -3,10 +3,13 @@
 `Settings` may change from start to start; `Terms` are fixed when the swarm is made and recorded in the ledger.
 """
 
+import enum
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from autoresearch import work
 from autoresearch.judging.rule import PRESETS, Rule, RuleError
 from coordinator.errors import OperatorError
 
@@ -15,7 +18,42 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LEDGER = "autoresearch.jsonl"  # files of the data folder
 LINEAGE = "lineage.git"
 STORE_NAME = "autoresearch"  # hash tag of every key in the store
+SIGNING_KEY = "signing.key"
+OPERATOR_KEY = "operator.key"
+CERTIFICATE = "tls.crt"
+ADDRESS = "coordinator.address"  # where the last start listened
+WORK_BITS = 6  # 64 tries on average: some seconds of one core, once for an identity
 BUDGET_S = (1.0, 24 * 3600.0)
+
+
+class Approval(enum.StrEnum):
+    """Whether a patch waits for an approver before it runs on anybody's machine."""
+
+    AUTO = "auto"  # none does
+    KNOWN_AUTHORS = "known-authors"  # those of authors without a promoted patch or a granted role, and suspicious ones
+    MANUAL = "manual"  # every one
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a new identity has to bring. Neither: nothing."""
+
+    work_bits: int = 0  # of the puzzle in `autoresearch.work`: 2^bits tries of about 0.1 s
+    by_invitation: bool = False
+
+    @classmethod
+    def of(cls, word: str) -> Self:
+        """From "open", "invitation", "work" or "work:BITS".
+
+        Raises:
+            OperatorError: none of them.
+        """
+        kind, _, bits = word.partition(":")
+        if kind == "work" and (not bits or (bits.isascii() and bits.isdigit() and 1 <= int(bits) <= work.BITS_MOST)):
+            return cls(work_bits=int(bits or WORK_BITS))
+        if word not in ("open", "invitation"):
+            raise OperatorError(f"--enrolment {word!r}: give open, invitation, work or work:1 to work:{work.BITS_MOST}")
+        return cls(by_invitation=word == "invitation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +67,8 @@ class Settings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     lease_s: float = 120.0  # a lease ends so long after its last heartbeat
+    enrolment: str = "work"  # what a new identity has to bring: see Enrolment.of
+    approval: str = "auto"
 
     def __post_init__(self) -> None:
         """Checks.
@@ -43,6 +83,9 @@ class Settings:
             raise OperatorError("--tls-certificate and --tls-key go together: give both or neither")
         if not 2.0 <= self.lease_s <= 3600.0:
             raise OperatorError(f"--lease is {self.lease_s:g} s: give 2 to 3600")
+        Enrolment.of(self.enrolment)
+        if self.approval not in list(Approval):
+            raise OperatorError(f"--approval {self.approval!r} is none of {', '.join(Approval)}")
 
 
 @dataclass(frozen=True, slots=True)

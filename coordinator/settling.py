@@ -13,6 +13,7 @@ from autoresearch.judging.model import Best, Patch
 from autoresearch.judging.verdict import Decision, Verdict
 from coordinator.store import Append, Bump, Operation, Put, Rank, Unrank
 
+WAITING_REASON = "waits for an approver"
 FIRST_TITLE = "the source the swarm started from"  # of generation 0
 FIRST_PATCH = b"the start"  # under whose name generation 0's code is known
 
@@ -61,14 +62,15 @@ def admitted(patch: Patch, diff: bytes, source: str, change: str) -> list[Operat
         Put("changes", change, patch.patch_id.encode()),
         Put("sources", patch.candidate_sha256, source.encode()),
         Rank("patches", patch.patch_id, patch.submitted_at_ms),
-        Rank("open", patch.patch_id, patch.submitted_at_ms),
+        Rank(patch.verdict, patch.patch_id, patch.submitted_at_ms),  # open, or waiting for an approver
+        Rank(f"authored:{patch.author_id}", patch.patch_id, patch.submitted_at_ms),
     ]
 
 
 def withdrawn(patch: Patch, now_ms: int) -> tuple[Patch, list[Operation]]:
     """The patch after its author took it back."""
     after = replace(patch, verdict="withdrawn", reason="withdrawn by its author", decided_at_ms=now_ms)
-    gone = (Unrank("open", patch.patch_id), Unrank("parked", patch.patch_id))
+    gone = [Unrank(ranking, patch.patch_id) for ranking in ("open", "parked", "waiting")]
     return after, [Put("patches", patch.patch_id, after.to_bytes()), *gone]
 
 

@@ -11,6 +11,7 @@ Tables (id -> JSON unless said otherwise)
     sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best,
                                                                 "followed" -> ledger entries that were followed up,
                                                                 "trust" -> ledger entry of the last change of quarantine
+                                                                "paused" -> why
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output
     orders       order id -> Order
@@ -18,6 +19,8 @@ Tables (id -> JSON unless said otherwise)
     leases       lease id -> Lease (live)           progress    lease id -> Progress (live)
     ended        lease id -> Lease (expired or given back; a late result may still fill its order)
     running      "<patch id>/<identity id>" -> lease id, so that one identity runs a patch once at a time
+    roles        identity id -> Roles               bans        identity id -> why it was shut out
+    instructions instruction id -> ledger entry     invitations sha256 of the code -> Invitation
     filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> its patch or ""
     quarantine   identity id -> Held                proposals   generation -> Proposal to roll it back
 Lists
@@ -26,6 +29,8 @@ Lists
     trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
     known                   Trial with a known answer
 Rankings (member -> score)
+    waiting      patch id -> submitted at, waits for an approver
+    authored:<identity id>  patch id -> submitted at
     patches      patch id -> submitted at           open        patch id -> submitted at, still worth trials
     expiry       lease id -> expires at             seen        machine id -> last heard of
     ended        lease id -> ended at               parked      patch id -> log odds, undecided but resting
@@ -38,6 +43,8 @@ Rankings (member -> score)
     underway:<line>         order id -> 0, ready or leased ones; a line is a patch id or "@" and a machine id
     orders_made  line -> orders ever made of it, so that every order has its own id
     trials, train_ms  identity id -> leaderboard    promotions, gain  identity id -> leaderboard
+Counters (bucket -> when it is empty again; they vanish by themselves)
+    <quota>:address:<address>  <quota>:identity:<id>  nonce:<digest>
 Times are Unix milliseconds.
 """
 
@@ -185,6 +192,13 @@ class Store(Protocol):
 
     async def size(self, ranking: str) -> int:
         """Number of members of a ranking."""
+        ...
+
+    async def throttle(self, bucket: str, *, every_ms: int, burst: int, now_ms: int) -> int:
+        """Takes one from a bucket that holds `burst` and gets one back every `every_ms`.
+
+        Returns 0, or the milliseconds until there is one again; nothing is taken then.
+        """
         ...
 
     async def close(self) -> None:

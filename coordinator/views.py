@@ -10,8 +10,9 @@ from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Best, Held, Lease, Patch, Progress, Proposal, Trial
 from autoresearch.judging.spans import ENOUGH_IDENTITIES, Span
 from autoresearch.judging.verdict import Verdict
+from autoresearch.v1 import access_service_pb2 as access_pb2
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
-from autoresearch.v1 import patch_pb2, trial_pb2
+from autoresearch.v1 import operator_pb2, patch_pb2, trial_pb2
 
 _IDENTITY = re.compile(r"\b[a-z2-7]{32}\b")  # a key id, as in `autoresearch.digest.key_id`
 VERDICTS: Mapping[str, "patch_pb2.Verdict.ValueType"] = {
@@ -39,6 +40,7 @@ def patch_message(
         promoted_generation=patch.promoted_generation,
         rolled_back_generation=patch.rolled_back_generation,
         evidence=_evidence(patch.verdict, decision, names, in_flight, excluded),
+        findings=patch.findings,
     )
 
 
@@ -68,7 +70,7 @@ def named(text: str, names: Mapping[str, str]) -> str:
 def identities(entry: Entry) -> list[str]:
     """Whom an entry speaks of."""
     votes = entry.body.get("decision", {}).get("votes", [])
-    own = entry.body.get("identity_id")
+    own = entry.body.get("identity_id") or entry.body.get("subject")
     in_reason = identities_in(entry.body.get("reason", ""))
     return [*([own] if own else []), *(vote["identity"] for vote in votes), *in_reason]
 
@@ -251,6 +253,26 @@ def _proposal_text(body: Mapping[str, Any], _: Mapping[str, str]) -> str:
     return f"generation {body['generation']} {what}: {body['reason']}"
 
 
+_ORDERED: Mapping[str, str] = {
+    "found": "{who} became the swarm's first operator",
+    "grant": "{who} was granted a role",
+    "revoke": "a role was taken away from {who}",
+    "ban": "{who} was shut out",
+    "lift_ban": "{who} may take part again",
+    "approve": "patch {subject} was approved for testing",
+    "refuse": "patch {subject} was refused by an approver",
+    "invite": "an invitation was made",
+    "pause": "the swarm was paused",
+    "resume": "the swarm goes on",
+}
+
+
+def _instruction_text(body: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    subject = str(body["subject"])
+    said = _ORDERED[body["action"]].format(who=names.get(subject) or subject[:8], subject=subject)
+    return f"{said}: {body['reason']}" if body["reason"] else said
+
+
 _TEXT: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "genesis": lambda body, _: f"swarm {body['swarm_id'][:8]} created",
     "identity": _identity_text,
@@ -263,4 +285,18 @@ _TEXT: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "proposal": _proposal_text,
     "rollback": lambda body, _: f"generation {body['generation']}: {body['title']}: {body['reason']}",
     "withdrawal": lambda body, _: f"patch {body['patch_id']} withdrawn by its author",
+    "instruction": _instruction_text,
 }
+
+
+def role(word: str) -> "operator_pb2.Role.ValueType":
+    """A role's number."""
+    return operator_pb2.Role.Value(f"ROLE_{word.upper()}")
+
+
+def standing(enrolled: bool, roles: Iterable[str], ban: str | None) -> access_pb2.GetStandingResponse:
+    """What an identity may do."""
+    message = access_pb2.GetStandingResponse(enrolled=enrolled, roles=sorted(map(role, roles)))
+    if ban is not None:
+        message.ban = ban
+    return message

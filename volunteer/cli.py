@@ -18,8 +18,16 @@ from trainer.errors import TrainerError
 from volunteer import display, joining, pin
 from volunteer import main as program
 from volunteer.cli_audit import audit
-from volunteer.cli_options import FOLDER, before_command, json_line, json_option, stdout, swarm_options
-from volunteer.cli_patches import checkout, submit, withdraw
+from volunteer.cli_options import (
+    FOLDER,
+    before_command,
+    invitation_option,
+    json_line,
+    json_option,
+    stdout,
+    swarm_options,
+)
+from volunteer.cli_patches import approve, checkout, refuse, submit, withdraw
 from volunteer.cli_queries import best, events, leaderboard, patch, patches, status
 from volunteer.errors import VolunteerError
 from volunteer.settings import JoinSettings, Settings
@@ -34,7 +42,7 @@ def cli(**_: object) -> None:
     """Lend this machine to a swarm that improves one train.py, and propose patches to it."""
 
 
-for _command in (submit, withdraw, checkout, patches, patch, leaderboard, best, status, events, audit):
+for _command in (submit, withdraw, checkout, approve, refuse, patches, patch, leaderboard, best, status, events, audit):
     cli.add_command(_command)
 
 
@@ -48,6 +56,7 @@ for _command in (submit, withdraw, checkout, patches, patch, leaderboard, best, 
 @click.option("--slots-dir", type=FOLDER, help="Folder by which the volunteers of this host take turns.")
 @click.option("--data-dir", type=FOLDER, help="Prepared data; volunteers may share it [in --home].")
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run strangers' code with nothing around it.")
+@invitation_option
 @click.option("--max-trials", type=click.IntRange(1), help="Stop after so many trials.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def join(settings: Settings, address: str | None, **options: Any) -> None:

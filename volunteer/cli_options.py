@@ -57,6 +57,12 @@ def before_command(command: F) -> F:
     return command
 
 
+def invitation_option(command: F) -> F:
+    """--invitation."""
+    text = "Code that lets a new identity into a swarm by invitation."
+    return click.option("--invitation", default="", metavar="CODE", help=text)(command)
+
+
 def json_option(command: F) -> F:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")(command)

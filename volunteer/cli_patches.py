@@ -13,12 +13,13 @@ from rich.text import Text
 from autoresearch import envelope, limits
 from autoresearch.text import clean_line, is_line
 from autoresearch.v1.envelope_pb2 import Envelope
-from autoresearch.v1.patch_pb2 import VERDICT_OPEN, Patch, PatchSubmission, Withdrawal
+from autoresearch.v1.operator_pb2 import Instruction, PatchChoice
+from autoresearch.v1.patch_pb2 import VERDICT_OPEN, VERDICT_WAITING, Patch, PatchSubmission, Withdrawal
 from autoresearch.v1.patch_service_pb2 import GetPatchResponse
 from volunteer import checkout as checkouts
-from volunteer import drafts, pin, report
+from volunteer import drafts, enrolling, pin, report
 from volunteer import main as program
-from volunteer.cli_options import FOLDER, json_line, json_option, print_json, stdout, swarm_options
+from volunteer.cli_options import FOLDER, invitation_option, json_line, json_option, print_json, stdout, swarm_options
 from volunteer.client import Client
 from volunteer.drafts import Draft
 from volunteer.errors import InputError, RpcError
@@ -37,6 +38,7 @@ _LOOK_S: Final = 2.0  # how often a waiting author's patch is looked at
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; may be repeated.")
 @click.option("--base", "base_commit", default="", metavar="COMMIT", help="Commit that a diff applies to [the best].")
 @click.option("--author", default="", help="Your name, when this identity is new to the swarm.")
+@invitation_option
 @click.option("--wait", is_flag=True, help="Follow it until it is decided.")
 @json_option
 def submit(  # noqa: PLR0917 - click passes them by name
@@ -47,6 +49,7 @@ def submit(  # noqa: PLR0917 - click passes them by name
     tags: tuple[str, ...],
     base_commit: str,
     author: str,
+    invitation: str,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -59,7 +62,12 @@ def submit(  # noqa: PLR0917 - click passes them by name
     who = program.load_identity(settings)
     name = _author_name(settings, who, author)
 
+    def tell(line: str) -> None:
+        if not as_json:
+            report.show(stdout(), Text(line))
+
     async def send(client: Client) -> None:
+        await enrolling.as_author(client, who, name, invitation, tell)
         base = draft.base_commit or (await client.best()).best.commit
         answer = await client.submit(_signed(draft, base, client, who, name))
         if not as_json:
@@ -88,6 +96,48 @@ def withdraw(settings: Settings, patch_id: str, as_json: bool) -> None:
             print_json(answer)
         else:
             report.show(stdout(), Text(f"patch {clean_line(answer.patch.patch_id, 64)} withdrawn"))
+
+    program.run(send, settings)
+
+
+@click.command()
+@swarm_options
+@click.argument("patch_id", metavar="ID")
+@click.option("--why", default="", help="The reason, in one line; everybody may read it.")
+def approve(settings: Settings, patch_id: str, why: str) -> None:
+    """Let a patch that waits for an approver be tested. Needs the role approver."""
+    _choose(settings, patch_id, why, approved=True)
+
+
+@click.command()
+@swarm_options
+@click.argument("patch_id", metavar="ID")
+@click.option("--why", default="", help="The reason, in one line; everybody may read it.")
+def refuse(settings: Settings, patch_id: str, why: str) -> None:
+    """Refuse a patch that waits for an approver. Needs the role approver."""
+    _choose(settings, patch_id, why, approved=False)
+
+
+def _choose(settings: Settings, patch_id: str, why: str, *, approved: bool) -> None:
+    who = program.load_identity(settings)
+    if why and not is_line(why, limits.REASON_CHARACTERS):
+        raise InputError(f"the reason must be one line of at most {limits.REASON_CHARACTERS} characters: shorten --why")
+
+    async def send(client: Client) -> None:
+        whole_id = (await client.patch(patch_id)).patch.patch_id
+        choice = PatchChoice(patch_id=whole_id)
+        instruction = Instruction(
+            protocol=limits.PROTOCOL,
+            swarm_id=client.swarm.swarm_id,
+            instruction_id=program.new_id(),
+            signed_at_ms=program.CLOCK.wall_ms(),
+            reason=why,
+            approve=choice if approved else None,
+            refuse=None if approved else choice,
+        )
+        await client.instruct(envelope.sign(instruction, envelope.INSTRUCTION, who.key))
+        done = "approved: it is open for testing" if approved else "refused"
+        report.show(stdout(), Text(f"patch {clean_line(whole_id, 64)} {done}"))
 
     program.run(send, settings)
 
@@ -157,7 +207,7 @@ async def _show_when_decided(client: Client, submitted: Patch, *, as_json: bool)
             line = str(error)
         else:
             line = report.evidence_line(patch)
-            if patch.verdict != VERDICT_OPEN:
+            if patch.verdict not in (VERDICT_OPEN, VERDICT_WAITING):
                 break
         if line != said and not as_json:
             report.show(console, Text(line))

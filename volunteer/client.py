@@ -12,6 +12,8 @@ import grpc
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
+from autoresearch.v1.access_service_pb2 import GetStandingRequest, GetStandingResponse
+from autoresearch.v1.access_service_pb2_grpc import AccessServiceStub
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.leaderboard_service_pb2 import (
     Event,
@@ -25,6 +27,8 @@ from autoresearch.v1.leaderboard_service_pb2 import (
     WatchEventsRequest,
 )
 from autoresearch.v1.leaderboard_service_pb2_grpc import LeaderboardServiceStub
+from autoresearch.v1.operator_service_pb2 import InstructRequest, InstructResponse
+from autoresearch.v1.operator_service_pb2_grpc import OperatorServiceStub
 from autoresearch.v1.patch_pb2 import Verdict
 from autoresearch.v1.patch_service_pb2 import (
     FetchLineageRequest,
@@ -69,6 +73,8 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel, swarm: Swarm) -> None:
         self.swarm = swarm
         self._channel = channel
+        self._access = AccessServiceStub(channel)
+        self._operators = OperatorServiceStub(channel)
         self._volunteers = VolunteerServiceStub(channel)
         self._patches = PatchServiceStub(channel)
         self._readers = LeaderboardServiceStub(channel)
@@ -89,6 +95,17 @@ class Client:
     async def close(self) -> None:
         """Ends the connection and every call on it."""
         await self._channel.close()
+
+    # --- anybody with a key ---
+
+    async def standing(self, identity_id: str) -> GetStandingResponse:
+        """What an identity may do in the swarm."""
+        request = GetStandingRequest(identity_id=identity_id)
+        return await self._done(self._access.GetStanding(request, timeout=_CALL_S))
+
+    async def instruct(self, instruction: Envelope) -> InstructResponse:
+        """Has an approver's or operator's instruction carried out."""
+        return await self._done(self._operators.Instruct(InstructRequest(instruction=instruction), timeout=_CALL_S))
 
     # --- a volunteer's machine ---
 

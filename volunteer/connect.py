@@ -44,6 +44,9 @@ class Swarm:
     swarm_id: str
     challenge: Challenge
     challenge_sha256: str
+    # What a new identity has to bring: zero bits of the puzzle's answer, or an invitation.
+    work_bits: int = 0
+    by_invitation: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -177,7 +180,14 @@ def _verified(answer: GetSwarmResponse, address: Address, certificate: _Certific
     if not is_line(info.swarm_id, limits.VERSION_CHARACTERS):
         raise WrongCoordinatorError(f"the coordinator at {address.target} names no swarm: tell its operator")
     pinned = Address(address.host, address.port, signer)
-    return Swarm(pinned, info.swarm_id, _challenge(answer.challenge, info, address), info.challenge_sha256)
+    return Swarm(
+        pinned,
+        info.swarm_id,
+        _challenge(answer.challenge, info, address),
+        info.challenge_sha256,
+        work_bits=info.work_bits,
+        by_invitation=info.by_invitation,
+    )
 
 
 def _open_info(signed: Envelope, address: Address) -> tuple[SwarmInfo, str]:

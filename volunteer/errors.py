@@ -51,6 +51,10 @@ class UpgradeError(VolunteerError):
     """The swarm runs other trial code, or speaks another protocol, than this version."""
 
 
+class RefusedError(VolunteerError):
+    """The swarm does not want this identity; its operator said why."""
+
+
 # --- the coordinator, or somebody between, has to act ---
 
 

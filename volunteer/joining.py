@@ -10,12 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from autoresearch import envelope, limits
+from autoresearch import limits
 from autoresearch.text import clean_line, is_line
 from autoresearch.v1.envelope_pb2 import Envelope
-from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.trial_pb2 import Software
-from volunteer import hardware, home, pin, witness
+from volunteer import enrolling, hardware, home, pin, witness
 from volunteer.background import in_thread
 from volunteer.client import Client, open_client
 from volunteer.connect import Swarm
@@ -70,7 +69,9 @@ async def joined(
         trials = trials or _local_trials(settings, machine, clock)
         await _get_ready(trials, client.swarm, show)
         worker = Worker(who.key, who.machine_id, machine.hardware, _software())
-        enrolment = _enrolment(worker, client.swarm, name)
+        enrolment = await enrolling.enrolment(
+            client, who, name, worker=worker, invitation=settings.join.invitation, tell=show.say
+        )
         enrolled = await client.enroll(enrolment)
         pin.save(settings.home, Pin(client.swarm.address, client.swarm.swarm_id, name))
         show.say(f"enrolled as {name}; results compare within {clean_line(enrolled.hardware_class, 200)}")
@@ -156,18 +157,6 @@ def _software() -> Software:
     most = limits.VERSION_CHARACTERS
     python = sys.version.split()[0]
     return Software(python=clean_line(python, most), torch=clean_line(torch_version(), most), client=version())
-
-
-def _enrolment(worker: Worker, swarm: Swarm, name: str) -> Envelope:
-    enrolment = Enrolment(
-        protocol=limits.PROTOCOL,
-        swarm_id=swarm.swarm_id,
-        name=name,
-        machine_id=worker.machine_id,
-        hardware=worker.hardware,
-        software=worker.software,
-    )
-    return envelope.sign(enrolment, envelope.ENROLMENT, worker.key)
 
 
 def _first_state(settings: Settings, swarm: Swarm, who: Identity, spool: Spool) -> State:

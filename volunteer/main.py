@@ -30,6 +30,11 @@ def _chance() -> float:
     return secrets.randbelow(1 << 53) / (1 << 53)
 
 
+def new_id() -> str:
+    """32 lower-case hex digits that nobody made before."""
+    return secrets.token_hex(16)
+
+
 CLOCK: Final = Clock(steady_s=time.monotonic, wall_ms=_wall_ms)
 
 

@@ -77,6 +77,9 @@ def patch(shown: Patch, *, with_diff: bool = False) -> RenderableType:
         parts.append(_line(shown.reason, limits.REASON_CHARACTERS))
     if shown.rationale:
         parts += [Text(""), Text(clean_text(shown.rationale, limits.RATIONALE_CHARACTERS))]
+    if shown.findings:
+        parts += [Text(""), Text("reaches beyond training (a hint, not a proof):")]
+        parts += [Text.assemble("  ", _line(finding, limits.REASON_CHARACTERS)) for finding in shown.findings]
     parts += [Text(""), *_evidence(shown.evidence)]
     if shown.promoted_generation:
         parts += [Text(""), *_promotion(shown)]

@@ -29,6 +29,8 @@ class JoinSettings:
     # Stop after so many trials; None means work until told to stop.
     max_trials: int | None = None
     quiet: bool = False
+    # A code that lets a new identity into a swarm that is by invitation.
+    invitation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,13 @@ from autoresearch.hardware import hardware_class, setting
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
+from autoresearch.v1.operator_pb2 import ROLE_OPERATOR, Instruction
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import OUTCOME_COMPLETED, OUTCOME_TIMED_OUT, Order, Outcome, Result
 
 # A busy machine makes a score worse or a hand-over late; it makes no candidate crash and no model fail the exam.
 BELIEVED_ONLY_UNDISTURBED = (OUTCOME_COMPLETED, OUTCOME_TIMED_OUT)
+_OPERATORS_ONLY = ("grant", "revoke", "ban", "lift_ban", "invite", "pause", "resume")
 
 
 class AttestError(Exception):
@@ -52,6 +54,7 @@ class Attestations:
     _results: set[bytes] = field(default_factory=set)
     _leases: set[str] = field(default_factory=set)
     _bests: set[str] = field(default_factory=set)  # sources that were the best
+    _operators: set[str] = field(default_factory=set)
 
     def take(self, kind: str, body: Mapping[str, Any]) -> None:
         """Checks the next entry.
@@ -85,16 +88,10 @@ class Attestations:
         self._bests.add(source)
 
     def _identity(self, body: Mapping[str, Any]) -> None:
-        signed = _unpacked(body)
-        if signed.payload_type == envelope.PATCH:  # an author whom nobody knew
-            submission, verified = envelope.open_as(signed, envelope.PATCH, PatchSubmission)
-            said = (submission.author_name or verified.signer_id[:8], "", "")
-            swarm_id = submission.swarm_id
-        else:
-            enrolment, verified = envelope.open_as(signed, envelope.ENROLMENT, Enrolment)
-            known = hardware_class(enrolment.hardware) if enrolment.machine_id else ""
-            said, swarm_id = (enrolment.name, enrolment.machine_id, known), enrolment.swarm_id
-        self._addressed(swarm_id, verified, body["identity_id"])
+        enrolment, verified = envelope.open_as(_unpacked(body), envelope.ENROLMENT, Enrolment)
+        known = hardware_class(enrolment.hardware) if enrolment.machine_id else ""
+        said = (enrolment.name, enrolment.machine_id, known)
+        self._addressed(enrolment.swarm_id, verified, body["identity_id"])
         for what, own in zip(("name", "machine_id", "hardware_class"), said, strict=True):
             _same(what, own, body[what])
         self._identities.add(verified.signer_id)
@@ -116,6 +113,25 @@ class Attestations:
         message, verified = envelope.open_as(_unpacked(body), envelope.WITHDRAWAL, Withdrawal)
         self._addressed(message.swarm_id, verified, self._authors[body["patch_id"]])
         _same("patch_id", message.patch_id, body["patch_id"])
+
+    def _instruction(self, body: Mapping[str, Any]) -> None:
+        order, verified = envelope.open_as(_unpacked(body), envelope.INSTRUCTION, Instruction)
+        action = str(order.WhichOneof("action"))
+        found = body["action"] == "found"  # the coordinator's own key names the first operator
+        _same("action", action, "grant" if found else body["action"])
+        self._addressed(order.swarm_id, verified, body["by"])
+        subject = getattr(order, action)
+        _same("subject", getattr(subject, "identity_id", "") or getattr(subject, "patch_id", ""), body["subject"])
+        _same("reason", order.reason, body["reason"])
+        if found:
+            _same("signer", verified.signer_id, self.coordinator_id)
+            if self._operators:
+                raise AttestError("a first operator was named before")
+        elif action in _OPERATORS_ONLY and verified.signer_id not in self._operators:
+            raise AttestError(f"the instruction {action!r} is not signed by an operator")
+        if action in ("grant", "revoke") and subject.role == ROLE_OPERATOR:
+            change = self._operators.add if action == "grant" else self._operators.discard
+            change(subject.identity_id)
 
     def _promotion(self, body: Mapping[str, Any]) -> None:
         if "source" in body:
@@ -206,5 +222,6 @@ _CHECKS: Mapping[str, Callable[[Attestations, Mapping[str, Any]], None]] = {
     "withdrawal": Attestations._withdrawal,
     "promotion": Attestations._promotion,
     "rollback": Attestations._rollback,
+    "instruction": Attestations._instruction,
     "result": Attestations._result,
 }

@@ -27,6 +27,8 @@ PATCH = _TYPE.format("patch")
 WITHDRAWAL = _TYPE.format("withdrawal")
 SWARM_INFO = _TYPE.format("swarm-info")
 CHECKPOINT = _TYPE.format("checkpoint")
+IDENTITY_PROOF = _TYPE.format("identity-proof")
+INSTRUCTION = _TYPE.format("instruction")
 
 
 # Encodings of the points of small order (Cremers and Jackson, "Prime, Order Please!", 2019): under such a key a

@@ -32,6 +32,15 @@ DEVICE_NAME_CHARACTERS: Final = 120
 VERSION_CHARACTERS: Final = 80
 REASON_CHARACTERS: Final = 500  # one line for a person
 
+INVITATION_CHARACTERS: Final = 64  # a code that people pass on
+INVITATION_USES: Final = 10_000  # a large course or laboratory
+
+# --- access ---
+ACCESS_NONCE_BYTES: Final = 48  # random bytes, an instant and the coordinator's mark
+TOKEN_CHARACTERS: Final = 512  # a session token
+TOKEN_MS: Final = 15 * 60 * 1000  # how long a session token is good for
+INSTRUCTION_AGE_MS: Final = 10 * 60 * 1000  # operators' clocks are kept; a stale copy is not carried out
+
 # --- results ---
 RESULT_BYTES: Final = 64 * 1024  # one signed result: a log tail of the widest characters, a curve, names
 LOG_TAIL_CHARACTERS: Final = 8000  # enough for a traceback

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -571,3 +572,29 @@ async def test_over_tls(store_url: str, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="certificate"):
             await stranger.get("patches", "a")
         await stranger.close()
+
+
+# --- buckets ---
+
+
+async def test_a_bucket_gives_its_burst_and_then_one_at_a_time(store_url: str) -> None:
+    store = a_store(store_url)
+    bucket = f"read:address:{uuid.uuid4()}"
+
+    async def take(now_ms: int) -> int:
+        return await store.throttle(bucket, every_ms=100, burst=3, now_ms=now_ms)
+
+    assert [await take(1_000) for _ in range(5)] == [0, 0, 0, 100, 100]
+    assert [await take(1_099), await take(1_100), await take(1_100)] == [1, 0, 100]
+    assert [await take(10_000) for _ in range(4)] == [0, 0, 0, 100]  # full again, and not fuller
+    assert await store.throttle(bucket + "other", every_ms=100, burst=1, now_ms=10_000) == 0
+    await store.close()
+
+
+async def test_many_takers_get_no_more_than_there_is(store_url: str) -> None:
+    bucket = f"read:address:{uuid.uuid4()}"
+    stores = [RedisStore(connect(store_url), "shared") for _ in range(4)]
+    takes = (stores[n % 4].throttle(bucket, every_ms=1_000, burst=10, now_ms=5_000) for n in range(60))
+    assert sum(wait == 0 for wait in await asyncio.gather(*takes)) == 10
+    for store in stores:
+        await store.close()

@@ -39,6 +39,7 @@ class Swarm:
         self.coordinator = self._process(
             "coordinator",
             *("-m", "coordinator", "serve", "--data", str(folder / "swarm"), "--listen", f"127.0.0.1:{port}"),
+            *("--enrolment", "open"),
             *("--budget", "2", "--delta", "0.05", "--noise", "0.025", "--lease", "8"),
         )
         until(lambda: "join " in self.coordinator.log.read_text(), 60)

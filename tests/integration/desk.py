@@ -41,6 +41,8 @@ from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.redis_store import RedisStore, connect
+from coordinator.settings import Approval
+from coordinator.settings import Enrolment as EnrolmentTerms
 from coordinator.watching import Watch
 
 PLACES = 12  # lines that patches may change without touching each other's neighbours
@@ -102,7 +104,9 @@ class Desk:
             return self.now
 
         records, journal, lineage = self.records, self.journal, self.lineage
-        self.intake = Intake(swarm, records, journal, lineage, clock)
+        self.intake = Intake(
+            swarm, records, journal, lineage, clock, enrolment=EnrolmentTerms(), approval=Approval.AUTO
+        )
         chance = Chance(token=lambda: f"{next(_NAMES):032x}", seed=lambda: 1)
         self.dispatch = Dispatch(
             swarm, records, journal, self.key, now_ms=clock, chance=chance, lease_ms=60_000, touched=lambda line: None

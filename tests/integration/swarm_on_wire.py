@@ -18,7 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits
 from autoresearch.digest import key_id, sha256_hex
+from autoresearch.v1 import access_service_pb2 as access_pb2
+from autoresearch.v1 import access_service_pb2_grpc as access_grpc
 from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
+from autoresearch.v1 import operator_service_pb2_grpc as operator_grpc
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
 from autoresearch.v1 import trial_pb2
@@ -66,6 +69,14 @@ class Swarm:
     @property
     def volunteers(self) -> "volunteer_grpc.VolunteerServiceAsyncStub":
         return volunteer_grpc.VolunteerServiceStub(self.channel)
+
+    @property
+    def access(self) -> "access_grpc.AccessServiceAsyncStub":
+        return access_grpc.AccessServiceStub(self.channel)
+
+    @property
+    def operators(self) -> "operator_grpc.OperatorServiceAsyncStub":
+        return operator_grpc.OperatorServiceStub(self.channel)
 
     @property
     def patches(self) -> "patches_grpc.PatchServiceAsyncStub":
@@ -125,6 +136,12 @@ class Peer:
     @property
     def identity_id(self) -> str:
         return key_id(envelope.public_bytes(self.key))
+
+    async def enroll_author(self, **fields: Any) -> volunteer_pb2.EnrollResponse:
+        """Makes the identity known, without a machine."""
+        message = Enrolment(protocol=1, swarm_id=self.swarm.swarm_id, name=self.name, **fields)
+        signed = envelope.sign(message, envelope.ENROLMENT, self.key)
+        return await self.swarm.volunteers.Enroll(volunteer_pb2.EnrollRequest(enrolment=signed))
 
     async def enroll(self) -> volunteer_pb2.EnrollResponse:
         message = Enrolment(
@@ -224,7 +241,8 @@ class Peer:
         assert ack.status == volunteer_pb2.RESULT_STATUS_ACCEPTED, ack.reason
         return order
 
-    async def submit(self, diff: bytes, title: str = "try it", base: str = "", **fields: Any) -> Patch:
+    async def submission(self, diff: bytes, title: str = "try it", base: str = "", **fields: Any) -> Envelope:
+        """A signed patch."""
         if not base:
             base = (await self.swarm.patches.GetBest(patches_pb2.GetBestRequest())).best.commit
         message = PatchSubmission(
@@ -232,7 +250,14 @@ class Peer:
         )
         for name, content in fields.items():
             setattr(message, name, content)
-        signed = envelope.sign(message, envelope.PATCH, self.key)
+        return envelope.sign(message, envelope.PATCH, self.key)
+
+    async def submit(self, diff: bytes, title: str = "try it", base: str = "", **fields: Any) -> Patch:
+        """Submits a patch, enrolling first where that is necessary."""
+        request = access_pb2.GetStandingRequest(identity_id=self.identity_id)
+        if not (await self.swarm.access.GetStanding(request)).enrolled:
+            await self.enroll_author()
+        signed = await self.submission(diff, title, base, **fields)
         return (await self.swarm.patches.SubmitPatch(patches_pb2.SubmitPatchRequest(submission=signed))).patch
 
     async def withdraw(self, patch_id: str) -> Patch:
@@ -254,11 +279,14 @@ class Starter:
         self.source.write_text(SOURCE)
         self.lease_s = 30.0
         self.store = ""
+        self.settings: dict[str, Any] = {"enrolment": "open"}
         if made is not None:
             shutil.copytree(made, folder / "swarm")
 
     def __call__(self) -> "Started":
-        settings = Settings(self.folder / "swarm", listen="127.0.0.1:0", lease_s=self.lease_s, store=self.store)
+        settings = Settings(
+            self.folder / "swarm", listen="127.0.0.1:0", lease_s=self.lease_s, store=self.store, **self.settings
+        )
         terms = Terms(name="test", source=self.source, budget_s=10.0, noise_prior_bpb=0.002)
         return Started(settings, terms)
 

@@ -30,6 +30,13 @@ Status = grpc.StatusCode
 REFUSED = volunteer_pb2.RESULT_STATUS_REFUSED
 
 
+async def an_author(swarm: Swarm, name: str = "author") -> Peer:
+    """Somebody whom the swarm knows."""
+    peer = swarm.peer(name)
+    await peer.enroll_author()
+    return peer
+
+
 async def snapshot(swarm: Swarm) -> tuple[bytes, bytes]:
     """Everything that a bad request must leave as it was."""
     listed = await swarm.patches.ListPatches(patches_pb2.ListPatchesRequest(page_size=200))
@@ -79,13 +86,13 @@ BAD_DIFFS = {
 @pytest.mark.parametrize("name", BAD_DIFFS)
 async def test_a_patch_that_cannot_be_taken(swarm: Swarm, name: str) -> None:
     diff, says = BAD_DIFFS[name]
-    author = swarm.peer("author")
+    author = await an_author(swarm)
     async with refuses(swarm, Status.INVALID_ARGUMENT, says):
         await author.submit(diff)
 
 
 async def test_a_message_over_the_limit_of_grpc(swarm: Swarm) -> None:
-    author = swarm.peer("author")
+    author = await an_author(swarm)
     async with refuses(swarm, Status.RESOURCE_EXHAUSTED, "larger than max"):
         await author.submit(b"x" * (limits.MESSAGE_BYTES + 1))
 
@@ -93,13 +100,13 @@ async def test_a_message_over_the_limit_of_grpc(swarm: Swarm) -> None:
 @pytest.mark.parametrize("respelt", ["WIDTH = 256", "WIDTH = 0x100", "WIDTH = 256  # twice as wide"])
 async def test_the_same_code_again_points_at_the_first(swarm: Swarm, respelt: str) -> None:
     first = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
-    other = swarm.peer("other")
+    other = await an_author(swarm, "other")
     async with refuses(swarm, Status.ALREADY_EXISTS, first.patch_id):
         await other.submit(change("WIDTH = 128", respelt), "mine")
 
 
 async def test_the_same_submission_again_is_the_same_patch(swarm: Swarm) -> None:
-    author = swarm.peer("author")
+    author = await an_author(swarm)
     first = await author.submit(change("WIDTH = 128", "WIDTH = 256"))
     before = await snapshot(swarm)
     assert (await author.submit(change("WIDTH = 128", "WIDTH = 256"))).patch_id == first.patch_id
@@ -121,19 +128,19 @@ async def test_the_same_submission_again_is_the_same_patch(swarm: Swarm) -> None
     ],
 )
 async def test_a_submission_with_a_bad_field(swarm: Swarm, fields: dict[str, Any], says: str) -> None:
-    author = swarm.peer("author")
+    author = await an_author(swarm)
     async with refuses(swarm, Status.INVALID_ARGUMENT, says):
         await author.submit(change("WIDTH = 128", "WIDTH = 256"), **fields)
 
 
 async def test_a_base_that_is_not_in_the_lineage(swarm: Swarm) -> None:
-    author = swarm.peer("author")
+    author = await an_author(swarm)
     async with refuses(swarm, Status.NOT_FOUND, "lineage"):
         await author.submit(change("WIDTH = 128", "WIDTH = 256"), base="0" * 40)
 
 
 async def test_an_envelope_that_does_not_hold(swarm: Swarm) -> None:
-    author = swarm.peer("author")
+    author = await an_author(swarm)
     submission = PatchSubmission(protocol=1, swarm_id=swarm.swarm_id, title="t", diff=change("WIDTH = 128", "WIDTH=1"))
     changed = envelope.sign(submission, envelope.PATCH, author.key)
     changed.payload += b"\x00"
@@ -155,7 +162,7 @@ async def test_an_envelope_that_does_not_hold(swarm: Swarm) -> None:
 
 async def test_somebody_elses_patch_cannot_be_withdrawn(swarm: Swarm) -> None:
     patch = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
-    thief = swarm.peer("thief")
+    thief = await an_author(swarm, "thief")
     async with refuses(swarm, Status.PERMISSION_DENIED, "author"):
         await thief.withdraw(patch.patch_id)
 
@@ -164,7 +171,6 @@ async def test_somebody_elses_patch_cannot_be_withdrawn(swarm: Swarm) -> None:
 
 UNKNOWN: dict[str, Callable[[Swarm], Awaitable[Any]]] = {
     "patch": lambda swarm: swarm.patch("0" * 16),
-    "withdrawal": lambda swarm: swarm.peer("author").withdraw("0" * 16),
     "source": lambda swarm: swarm.volunteers.FetchSource(volunteer_pb2.FetchSourceRequest(source_sha256="0" * 64)),
 }
 
@@ -173,6 +179,12 @@ UNKNOWN: dict[str, Callable[[Swarm], Awaitable[Any]]] = {
 async def test_an_unknown_id(swarm: Swarm, name: str) -> None:
     async with refuses(swarm, Status.NOT_FOUND, "no "):
         await UNKNOWN[name](swarm)
+
+
+async def test_withdrawing_an_unknown_patch(swarm: Swarm) -> None:
+    author = await an_author(swarm)
+    async with refuses(swarm, Status.NOT_FOUND, "no patch"):
+        await author.withdraw("0" * 16)
 
 
 MALFORMED: dict[str, Callable[[Swarm], Awaitable[Any]]] = {

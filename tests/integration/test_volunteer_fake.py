@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from autoresearch import checkpoint, envelope, limits, merkle
 from autoresearch.digest import key_id, sha256_hex
+from autoresearch.v1 import access_service_pb2 as access
+from autoresearch.v1 import access_service_pb2_grpc as access_grpc
 from autoresearch.v1 import challenge_pb2, identity_pb2, patch_pb2, trial_pb2
 from autoresearch.v1 import leaderboard_service_pb2 as board
 from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
@@ -93,7 +95,10 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 
 @dataclass
 class FakeCoordinator(
-    wire_grpc.VolunteerServiceServicer, patching_grpc.PatchServiceServicer, board_grpc.LeaderboardServiceServicer
+    wire_grpc.VolunteerServiceServicer,
+    patching_grpc.PatchServiceServicer,
+    board_grpc.LeaderboardServiceServicer,
+    access_grpc.AccessServiceServicer,
 ):
     """Serves on 127.0.0.1 and writes down what it hears."""
 
@@ -118,6 +123,9 @@ class FakeCoordinator(
     patches: dict[str, patch_pb2.Patch] = field(default_factory=dict)
     best: patch_pb2.Best = field(default_factory=patch_pb2.Best)
     bundle: bytes = b""
+    standing: access.GetStandingResponse = field(default_factory=access.GetStandingResponse)
+    work_bits: int = 0
+    by_invitation: bool = False
     events: list[board.Event] = field(default_factory=list)
     ledger: list[bytes] = field(default_factory=lambda: [b"{}"])  # lines that it shows, whatever they say
     # --- what it heard ---
@@ -142,6 +150,7 @@ class FakeCoordinator(
         wire_grpc.add_VolunteerServiceServicer_to_server(self, self.server)
         patching_grpc.add_PatchServiceServicer_to_server(self, self.server)
         board_grpc.add_LeaderboardServiceServicer_to_server(self, self.server)
+        access_grpc.add_AccessServiceServicer_to_server(self, self.server)
         credentials = grpc.ssl_server_credentials([self.tls[:2]])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
@@ -196,8 +205,13 @@ class FakeCoordinator(
             swarm_id=SWARM_ID,
             challenge_sha256=sha256_hex(data),
             tls_key_sha256=self.tls[2] if self.named_tls_sha256 is None else self.named_tls_sha256,
+            work_bits=self.work_bits,
+            by_invitation=self.by_invitation,
         )
         return wire.GetSwarmResponse(info=envelope.sign(info, envelope.SWARM_INFO, self.key), challenge=data)
+
+    async def GetStanding(self, request: access.GetStandingRequest, context: Any) -> access.GetStandingResponse:
+        return self.standing
 
     async def Enroll(self, request: wire.EnrollRequest, context: Any) -> wire.EnrollResponse:
         enrolment, verified = envelope.open_as(request.enrolment, envelope.ENROLMENT, identity_pb2.Enrolment)

@@ -46,8 +46,9 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        accepting admission admission_errors bases changes commits eligibility errors facts fleet gathering leasing
-        planning policy refusals session settling store turns unified_diff views worth
+        accepting access admission admission_errors bases changes commits eligibility errors facts fleet gathering
+        leasing planning policy refusals session settling store turns unified_diff views worth
+        inspection ordering quotas tokens
     """),
     "trainer": names("batches disturbance source"),
     "volunteer": names("""
@@ -67,7 +68,7 @@ LAYERS = [
     names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
         app archive checkpoints confirming deciding dispatch following genesis intake journal promoting queries
-        reading rebuilding records scheduling watching
+        reading rebuilding records register scheduling watching
     """),
     set(),
     names("main"),

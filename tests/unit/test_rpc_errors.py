@@ -14,7 +14,7 @@ from autoresearch.envelope import EnvelopeError
 from coordinator import refusals, rpc_errors
 from coordinator.admission_errors import AdmissionCode, AdmissionError
 from coordinator.errors import CoordinatorError, OperatorError
-from coordinator.refusals import RefusalError
+from coordinator.refusals import RefusalError, TooOftenError
 from coordinator.rpc_errors import STATUS, TROUBLE, status_of
 from coordinator.session import SessionError
 from coordinator.store import StoreError
@@ -28,6 +28,7 @@ OURS = {
     "CheckpointError": "kept checkpoints are read at the start; proofs are checked by whoever asked for them",
     "ProofError": "likewise",
     "PolicyError": "settings",
+    "TokenError": "the gate turns it into what the caller has to do",
     "RuleError": "settings",
     "EvidenceError": "results are checked before they become evidence",
     "LineageError": "a promotion that raced; looked at again by the worker",
@@ -65,7 +66,11 @@ def test_every_refusal_has_a_status_of_its_own() -> None:
 
 @pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.__name__)
 def test_a_listed_exception_becomes_its_status(kind: type[Exception]) -> None:
-    error = kind(AdmissionCode.EMPTY, "why") if kind is AdmissionError else kind("why")
+    made = {
+        AdmissionError: lambda: AdmissionError(AdmissionCode.EMPTY, "why"),
+        TooOftenError: lambda: TooOftenError("why", 7),
+    }
+    error = made.get(kind, lambda: kind("why"))()
     code, text = status_of(error)
     assert code is STATUS[kind]
     assert text == (TROUBLE if code is grpc.StatusCode.UNAVAILABLE else "why")
@@ -92,6 +97,13 @@ def test_what_the_sender_must_mend_is_never_worth_repeating() -> None:
         assert STATUS[kind] is not grpc.StatusCode.UNAVAILABLE
 
 
+async def test_whoever_called_too_often_is_told_the_wait_in_the_trailer() -> None:
+    context = Answering()
+    with pytest.raises(Aborted):
+        await rpc_errors.abort(TooOftenError("later", 1500), context)  # type: ignore[arg-type]
+    assert context.trailers == (("grpc-retry-pushback-ms", "1500"),)
+
+
 class Aborted(grpc.aio.AbortError):
     """What a real context raises."""
 
@@ -102,8 +114,9 @@ class Answering:
     def __init__(self) -> None:
         self.said: list[tuple[grpc.StatusCode, str]] = []
 
-    async def abort(self, code: grpc.StatusCode, text: str) -> None:
+    async def abort(self, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, str], ...] = ()) -> None:
         self.said.append((code, text))
+        self.trailers = trailers
         raise Aborted
 
 

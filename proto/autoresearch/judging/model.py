@@ -63,6 +63,21 @@ class Machine(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Roles(Record):
+    """What operators ordered of an identity's roles: role -> granted, or taken away."""
+
+    changes: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation(Record):
+    """A code that lets new identities in."""
+
+    uses_left: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Best(Record):
     """The source at the tip of the lineage."""
 
@@ -104,6 +119,7 @@ class Patch(Record):
     evidence_before: int = 0  # the last verdict in the ledger was given on the evidence before this entry ...
     noise_bpb: Mapping[str, float] | None = None  # ... with this noise, per hardware class
     rolled_back_generation: int = 0  # that took its promotion back
+    findings: tuple[str, ...] = ()  # of `inspection`
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class PatchState:
     @property
     def speaks_of_its_jurors(self) -> bool:
         """Whether it is among the decided patches by which everybody is judged."""
-        return self.verdict not in ("open", "withdrawn") and self.jurors > FEWEST_OTHERS
+        return self.verdict not in ("open", "withdrawn", "waiting", "refused") and self.jurors > FEWEST_OTHERS
 
 
 @dataclass(slots=True)
@@ -134,6 +134,7 @@ class Replay:
         body = entry.body
         base = next(best for best in self.lineage if best.generation == body["base_generation"])
         patch = PatchState(body["patch_id"], body["author_id"], entry.seq, base.source_sha256, body["candidate_sha256"])
+        patch.verdict = body["verdict"]
         self.patches[patch.patch_id] = patch
 
     def _result(self, entry: Entry) -> None:
@@ -171,6 +172,11 @@ class Replay:
 
     def _withdrawal(self, entry: Entry) -> None:
         self.patches[entry.body["patch_id"]].verdict = "withdrawn"
+
+    def _instruction(self, entry: Entry) -> None:
+        after = {"approve": "open", "refuse": "refused"}.get(entry.body["action"])
+        if after is not None:
+            self.patches[entry.body["subject"]].verdict = after
 
     # --- verdicts ---
 
@@ -416,6 +422,7 @@ _TAKE: Mapping[str, Callable[[Replay, Entry], None]] = {
     "verdict": Replay._verdict,
     "promotion": Replay._promotion,
     "withdrawal": Replay._withdrawal,
+    "instruction": Replay._instruction,
     "quarantine": Replay._quarantine,
     "reinstatement": Replay._reinstatement,
     "proposal": Replay._proposal,

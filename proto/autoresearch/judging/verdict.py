@@ -54,6 +54,8 @@ class Verdict(enum.StrEnum):
     INCONCLUSIVE = "inconclusive"
     CONFLICT = "conflict"  # does not merge onto the new best; given by the lineage
     WITHDRAWN = "withdrawn"  # given by the author
+    WAITING = "waiting"  # for an approver; not tested yet
+    REFUSED = "refused"  # given by an approver
 
 
 class Vote(NamedTuple):

@@ -31,6 +31,8 @@ class Enrolment(_message.Message):
     MACHINE_ID_FIELD_NUMBER: _builtins.int
     HARDWARE_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    INVITATION_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol version, 1."""
     swarm_id: _builtins.str
@@ -41,6 +43,10 @@ class Enrolment(_message.Message):
     """One install on one host: 32 lower-case hex digits made at installation.
     Empty for a person who only submits patches.
     """
+    work: _builtins.bytes
+    """Where the swarm asks for work of a new identity (SwarmInfo.work_bits): the answer to the puzzle, 8 bytes."""
+    invitation: _builtins.str
+    """Where the swarm is by invitation (SwarmInfo.by_invitation): the code, of a new identity."""
     @_builtins.property
     def hardware(self) -> _trial_pb2.Hardware:
         """Absent when machine_id is empty."""
@@ -58,10 +64,12 @@ class Enrolment(_message.Message):
         machine_id: _builtins.str = ...,
         hardware: _trial_pb2.Hardware | None = ...,
         software: _trial_pb2.Software | None = ...,
+        work: _builtins.bytes = ...,
+        invitation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "software", b"software"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "machine_id", b"machine_id", "name", b"name", "protocol", b"protocol", "software", b"software", "swarm_id", b"swarm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "invitation", b"invitation", "machine_id", b"machine_id", "name", b"name", "protocol", b"protocol", "software", b"software", "swarm_id", b"swarm_id", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,3 +110,35 @@ class SessionProof(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionProof: _TypeAlias = SessionProof  # noqa: Y015
+
+@_typing.final
+class IdentityProof(_message.Message):
+    """Answers a nonce of AccessService.GetNonce.
+    Payload type application/vnd.autoresearch.identity-proof.v1+protobuf.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SWARM_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    """Protocol version, 1."""
+    swarm_id: _builtins.str
+    """The swarm it is meant for."""
+    nonce: _builtins.bytes
+    """As received."""
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        swarm_id: _builtins.str = ...,
+        nonce: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce", "protocol", b"protocol", "swarm_id", b"swarm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentityProof: _TypeAlias = IdentityProof  # noqa: Y015

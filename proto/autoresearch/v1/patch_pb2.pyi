@@ -48,6 +48,10 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """Won, but does not merge onto the best that others have changed meanwhile."""
     VERDICT_WITHDRAWN: _Verdict.ValueType  # 10
     """Taken back by its author."""
+    VERDICT_WAITING: _Verdict.ValueType  # 11
+    """Not tested yet: waits for an approver."""
+    VERDICT_REFUSED: _Verdict.ValueType  # 12
+    """An approver refused it."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """What was decided about a patch."""
@@ -74,6 +78,10 @@ VERDICT_CONFLICT: Verdict.ValueType  # 9
 """Won, but does not merge onto the best that others have changed meanwhile."""
 VERDICT_WITHDRAWN: Verdict.ValueType  # 10
 """Taken back by its author."""
+VERDICT_WAITING: Verdict.ValueType  # 11
+"""Not tested yet: waits for an approver."""
+VERDICT_REFUSED: Verdict.ValueType  # 12
+"""An approver refused it."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
@@ -105,7 +113,7 @@ class PatchSubmission(_message.Message):
     rationale: _builtins.str
     """Why it should help; at most limits.RATIONALE_CHARACTERS."""
     author_name: _builtins.str
-    """Shown as the author's name when the identity is new to the swarm."""
+    """How the author wants to be named; the name that the identity enrolled with goes before it."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most limits.TAGS, each lower-case letters, digits and dashes."""
@@ -522,6 +530,7 @@ class Patch(_message.Message):
     TRIALS_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_GENERATION_FIELD_NUMBER: _builtins.int
     CONFIRMATION_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     patch_id: _builtins.str
     """First 16 hex digits of the submission payload's sha256."""
     title: _builtins.str
@@ -559,6 +568,12 @@ class Patch(_message.Message):
     def confirmation(self) -> Global___Confirmation:
         """What was measured after its promotion; only in GetPatch, absent while nothing can be measured."""
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the candidate does beside training and the base does not, one line each, for an approver to look at.
+        A hint: code can hide from it.
+        """
+
     def __init__(
         self,
         *,
@@ -580,10 +595,11 @@ class Patch(_message.Message):
         trials: _abc.Iterable[Global___PatchTrial] | None = ...,
         rolled_back_generation: _builtins.int = ...,
         confirmation: Global___Confirmation | None = ...,
+        findings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "author_name", b"author_name", "base_commit", b"base_commit", "base_generation", b"base_generation", "candidate_sha256", b"candidate_sha256", "confirmation", b"confirmation", "diff", b"diff", "evidence", b"evidence", "patch_id", b"patch_id", "promoted_generation", b"promoted_generation", "rationale", b"rationale", "reason", b"reason", "rolled_back_generation", b"rolled_back_generation", "submitted_at_ms", b"submitted_at_ms", "tags", b"tags", "title", b"title", "trials", b"trials", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "author_name", b"author_name", "base_commit", b"base_commit", "base_generation", b"base_generation", "candidate_sha256", b"candidate_sha256", "confirmation", b"confirmation", "diff", b"diff", "evidence", b"evidence", "findings", b"findings", "patch_id", b"patch_id", "promoted_generation", b"promoted_generation", "rationale", b"rationale", "reason", b"reason", "rolled_back_generation", b"rolled_back_generation", "submitted_at_ms", b"submitted_at_ms", "tags", b"tags", "title", b"title", "trials", b"trials", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,59 +25,59 @@ _sym_db = _symbol_database.Default()
 from autoresearch.v1 import envelope_pb2 as autoresearch_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'autoresearch/v1/volunteer_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\"\x11\n\x0fGetSwarmRequest\"N\n\x10GetSwarmResponse\x12\'\n\x04info\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\x12\x11\n\tchallenge\x18\x02 \x01(\x0c\"a\n\tSwarmInfo\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x18\n\x10\x63hallenge_sha256\x18\x03 \x01(\t\x12\x16\n\x0etls_key_sha256\x18\x04 \x01(\t\"=\n\rEnrollRequest\x12,\n\tenrolment\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"=\n\x0e\x45nrollResponse\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x16\n\x0ehardware_class\x18\x02 \x01(\t\"+\n\x12\x46\x65tchSourceRequest\x12\x15\n\rsource_sha256\x18\x01 \x01(\t\"%\n\x13\x46\x65tchSourceResponse\x12\x0e\n\x06source\x18\x01 \x01(\x0c\"\x8a\x02\n\x0eSessionRequest\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.autoresearch.v1.OpenH\x00\x12.\n\x05lease\x18\x02 \x01(\x0b\x32\x1d.autoresearch.v1.LeaseRequestH\x00\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1a.autoresearch.v1.HeartbeatH\x00\x12\x31\n\x06result\x18\x04 \x01(\x0b\x32\x1f.autoresearch.v1.ResultDeliveryH\x00\x12\x34\n\x0clease_return\x18\x05 \x01(\x0b\x32\x1c.autoresearch.v1.LeaseReturnH\x00\x42\x07\n\x05\x65vent\"H\n\x04Open\x12(\n\x05proof\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\x12\x16\n\x0eheld_lease_ids\x18\x02 \x03(\t\"\"\n\x0cLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"W\n\tHeartbeat\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x02\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x02\";\n\x0eResultDelivery\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"/\n\x0bLeaseReturn\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x93\x03\n\x0fSessionResponse\x12-\n\x08greeting\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.GreetingH\x00\x12+\n\x07welcome\x18\x02 \x01(\x0b\x32\x18.autoresearch.v1.WelcomeH\x00\x12,\n\x05grant\x18\x03 \x01(\x0b\x32\x1b.autoresearch.v1.LeaseGrantH\x00\x12,\n\x08no_order\x18\x04 \x01(\x0b\x32\x18.autoresearch.v1.NoOrderH\x00\x12\x36\n\rheartbeat_ack\x18\x05 \x01(\x0b\x32\x1d.autoresearch.v1.HeartbeatAckH\x00\x12\x30\n\nresult_ack\x18\x06 \x01(\x0b\x32\x1a.autoresearch.v1.ResultAckH\x00\x12*\n\x04stop\x18\x07 \x01(\x0b\x32\x1a.autoresearch.v1.StopTrialH\x00\x12)\n\x06notice\x18\x08 \x01(\x0b\x32\x17.autoresearch.v1.NoticeH\x00\x42\x07\n\x05\x65vent\"\x19\n\x08Greeting\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"K\n\x07Welcome\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\x12\x16\n\x0elive_lease_ids\x18\x02 \x03(\t\x12\x12\n\ngeneration\x18\x03 \x01(\r\"\\\n\nLeaseGrant\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12(\n\x05order\x18\x02 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"E\n\x07NoOrder\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"2\n\x0cHeartbeatAck\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\"a\n\tResultAck\x12\x15\n\rresult_sha256\x18\x01 \x01(\t\x12-\n\x06status\x18\x02 \x01(\x0e\x32\x1d.autoresearch.v1.ResultStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"-\n\tStopTrial\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"*\n\x06Notice\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r*\x81\x01\n\x0cResultStatus\x12\x1d\n\x19RESULT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESULT_STATUS_ACCEPTED\x10\x01\x12\x1b\n\x17RESULT_STATUS_DUPLICATE\x10\x02\x12\x19\n\x15RESULT_STATUS_REFUSED\x10\x03\x32\xda\x02\n\x10VolunteerService\x12O\n\x08GetSwarm\x12 .autoresearch.v1.GetSwarmRequest\x1a!.autoresearch.v1.GetSwarmResponse\x12I\n\x06\x45nroll\x12\x1e.autoresearch.v1.EnrollRequest\x1a\x1f.autoresearch.v1.EnrollResponse\x12X\n\x0b\x46\x65tchSource\x12#.autoresearch.v1.FetchSourceRequest\x1a$.autoresearch.v1.FetchSourceResponse\x12P\n\x07Session\x12\x1f.autoresearch.v1.SessionRequest\x1a .autoresearch.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'autoresearch/v1/volunteer_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\"\x11\n\x0fGetSwarmRequest\"N\n\x10GetSwarmResponse\x12\'\n\x04info\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\x12\x11\n\tchallenge\x18\x02 \x01(\x0c\"\x8b\x01\n\tSwarmInfo\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x18\n\x10\x63hallenge_sha256\x18\x03 \x01(\t\x12\x16\n\x0etls_key_sha256\x18\x04 \x01(\t\x12\x11\n\twork_bits\x18\x05 \x01(\r\x12\x15\n\rby_invitation\x18\x06 \x01(\x08\"=\n\rEnrollRequest\x12,\n\tenrolment\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"=\n\x0e\x45nrollResponse\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x16\n\x0ehardware_class\x18\x02 \x01(\t\"+\n\x12\x46\x65tchSourceRequest\x12\x15\n\rsource_sha256\x18\x01 \x01(\t\"%\n\x13\x46\x65tchSourceResponse\x12\x0e\n\x06source\x18\x01 \x01(\x0c\"\x8a\x02\n\x0eSessionRequest\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.autoresearch.v1.OpenH\x00\x12.\n\x05lease\x18\x02 \x01(\x0b\x32\x1d.autoresearch.v1.LeaseRequestH\x00\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1a.autoresearch.v1.HeartbeatH\x00\x12\x31\n\x06result\x18\x04 \x01(\x0b\x32\x1f.autoresearch.v1.ResultDeliveryH\x00\x12\x34\n\x0clease_return\x18\x05 \x01(\x0b\x32\x1c.autoresearch.v1.LeaseReturnH\x00\x42\x07\n\x05\x65vent\"H\n\x04Open\x12(\n\x05proof\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\x12\x16\n\x0eheld_lease_ids\x18\x02 \x03(\t\"\"\n\x0cLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"W\n\tHeartbeat\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x02\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x02\";\n\x0eResultDelivery\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"/\n\x0bLeaseReturn\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x93\x03\n\x0fSessionResponse\x12-\n\x08greeting\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.GreetingH\x00\x12+\n\x07welcome\x18\x02 \x01(\x0b\x32\x18.autoresearch.v1.WelcomeH\x00\x12,\n\x05grant\x18\x03 \x01(\x0b\x32\x1b.autoresearch.v1.LeaseGrantH\x00\x12,\n\x08no_order\x18\x04 \x01(\x0b\x32\x18.autoresearch.v1.NoOrderH\x00\x12\x36\n\rheartbeat_ack\x18\x05 \x01(\x0b\x32\x1d.autoresearch.v1.HeartbeatAckH\x00\x12\x30\n\nresult_ack\x18\x06 \x01(\x0b\x32\x1a.autoresearch.v1.ResultAckH\x00\x12*\n\x04stop\x18\x07 \x01(\x0b\x32\x1a.autoresearch.v1.StopTrialH\x00\x12)\n\x06notice\x18\x08 \x01(\x0b\x32\x17.autoresearch.v1.NoticeH\x00\x42\x07\n\x05\x65vent\"\x19\n\x08Greeting\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"K\n\x07Welcome\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\x12\x16\n\x0elive_lease_ids\x18\x02 \x03(\t\x12\x12\n\ngeneration\x18\x03 \x01(\r\"\\\n\nLeaseGrant\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12(\n\x05order\x18\x02 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"E\n\x07NoOrder\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"2\n\x0cHeartbeatAck\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\"a\n\tResultAck\x12\x15\n\rresult_sha256\x18\x01 \x01(\t\x12-\n\x06status\x18\x02 \x01(\x0e\x32\x1d.autoresearch.v1.ResultStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"-\n\tStopTrial\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"*\n\x06Notice\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r*\x81\x01\n\x0cResultStatus\x12\x1d\n\x19RESULT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESULT_STATUS_ACCEPTED\x10\x01\x12\x1b\n\x17RESULT_STATUS_DUPLICATE\x10\x02\x12\x19\n\x15RESULT_STATUS_REFUSED\x10\x03\x32\xda\x02\n\x10VolunteerService\x12O\n\x08GetSwarm\x12 .autoresearch.v1.GetSwarmRequest\x1a!.autoresearch.v1.GetSwarmResponse\x12I\n\x06\x45nroll\x12\x1e.autoresearch.v1.EnrollRequest\x1a\x1f.autoresearch.v1.EnrollResponse\x12X\n\x0b\x46\x65tchSource\x12#.autoresearch.v1.FetchSourceRequest\x1a$.autoresearch.v1.FetchSourceResponse\x12P\n\x07Session\x12\x1f.autoresearch.v1.SessionRequest\x1a .autoresearch.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'autoresearch.v1.volunteer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESULTSTATUS']._serialized_start=1996
-  _globals['_RESULTSTATUS']._serialized_end=2125
+  _globals['_RESULTSTATUS']._serialized_start=2039
+  _globals['_RESULTSTATUS']._serialized_end=2168
   _globals['_GETSWARMREQUEST']._serialized_start=92
   _globals['_GETSWARMREQUEST']._serialized_end=109
   _globals['_GETSWARMRESPONSE']._serialized_start=111
   _globals['_GETSWARMRESPONSE']._serialized_end=189
-  _globals['_SWARMINFO']._serialized_start=191
-  _globals['_SWARMINFO']._serialized_end=288
-  _globals['_ENROLLREQUEST']._serialized_start=290
-  _globals['_ENROLLREQUEST']._serialized_end=351
-  _globals['_ENROLLRESPONSE']._serialized_start=353
-  _globals['_ENROLLRESPONSE']._serialized_end=414
-  _globals['_FETCHSOURCEREQUEST']._serialized_start=416
-  _globals['_FETCHSOURCEREQUEST']._serialized_end=459
-  _globals['_FETCHSOURCERESPONSE']._serialized_start=461
-  _globals['_FETCHSOURCERESPONSE']._serialized_end=498
-  _globals['_SESSIONREQUEST']._serialized_start=501
-  _globals['_SESSIONREQUEST']._serialized_end=767
-  _globals['_OPEN']._serialized_start=769
-  _globals['_OPEN']._serialized_end=841
-  _globals['_LEASEREQUEST']._serialized_start=843
-  _globals['_LEASEREQUEST']._serialized_end=877
-  _globals['_HEARTBEAT']._serialized_start=879
-  _globals['_HEARTBEAT']._serialized_end=966
-  _globals['_RESULTDELIVERY']._serialized_start=968
-  _globals['_RESULTDELIVERY']._serialized_end=1027
-  _globals['_LEASERETURN']._serialized_start=1029
-  _globals['_LEASERETURN']._serialized_end=1076
-  _globals['_SESSIONRESPONSE']._serialized_start=1079
-  _globals['_SESSIONRESPONSE']._serialized_end=1482
-  _globals['_GREETING']._serialized_start=1484
-  _globals['_GREETING']._serialized_end=1509
-  _globals['_WELCOME']._serialized_start=1511
-  _globals['_WELCOME']._serialized_end=1586
-  _globals['_LEASEGRANT']._serialized_start=1588
-  _globals['_LEASEGRANT']._serialized_end=1680
-  _globals['_NOORDER']._serialized_start=1682
-  _globals['_NOORDER']._serialized_end=1751
-  _globals['_HEARTBEATACK']._serialized_start=1753
-  _globals['_HEARTBEATACK']._serialized_end=1803
-  _globals['_RESULTACK']._serialized_start=1805
-  _globals['_RESULTACK']._serialized_end=1902
-  _globals['_STOPTRIAL']._serialized_start=1904
-  _globals['_STOPTRIAL']._serialized_end=1949
-  _globals['_NOTICE']._serialized_start=1951
-  _globals['_NOTICE']._serialized_end=1993
-  _globals['_VOLUNTEERSERVICE']._serialized_start=2128
-  _globals['_VOLUNTEERSERVICE']._serialized_end=2474
+  _globals['_SWARMINFO']._serialized_start=192
+  _globals['_SWARMINFO']._serialized_end=331
+  _globals['_ENROLLREQUEST']._serialized_start=333
+  _globals['_ENROLLREQUEST']._serialized_end=394
+  _globals['_ENROLLRESPONSE']._serialized_start=396
+  _globals['_ENROLLRESPONSE']._serialized_end=457
+  _globals['_FETCHSOURCEREQUEST']._serialized_start=459
+  _globals['_FETCHSOURCEREQUEST']._serialized_end=502
+  _globals['_FETCHSOURCERESPONSE']._serialized_start=504
+  _globals['_FETCHSOURCERESPONSE']._serialized_end=541
+  _globals['_SESSIONREQUEST']._serialized_start=544
+  _globals['_SESSIONREQUEST']._serialized_end=810
+  _globals['_OPEN']._serialized_start=812
+  _globals['_OPEN']._serialized_end=884
+  _globals['_LEASEREQUEST']._serialized_start=886
+  _globals['_LEASEREQUEST']._serialized_end=920
+  _globals['_HEARTBEAT']._serialized_start=922
+  _globals['_HEARTBEAT']._serialized_end=1009
+  _globals['_RESULTDELIVERY']._serialized_start=1011
+  _globals['_RESULTDELIVERY']._serialized_end=1070
+  _globals['_LEASERETURN']._serialized_start=1072
+  _globals['_LEASERETURN']._serialized_end=1119
+  _globals['_SESSIONRESPONSE']._serialized_start=1122
+  _globals['_SESSIONRESPONSE']._serialized_end=1525
+  _globals['_GREETING']._serialized_start=1527
+  _globals['_GREETING']._serialized_end=1552
+  _globals['_WELCOME']._serialized_start=1554
+  _globals['_WELCOME']._serialized_end=1629
+  _globals['_LEASEGRANT']._serialized_start=1631
+  _globals['_LEASEGRANT']._serialized_end=1723
+  _globals['_NOORDER']._serialized_start=1725
+  _globals['_NOORDER']._serialized_end=1794
+  _globals['_HEARTBEATACK']._serialized_start=1796
+  _globals['_HEARTBEATACK']._serialized_end=1846
+  _globals['_RESULTACK']._serialized_start=1848
+  _globals['_RESULTACK']._serialized_end=1945
+  _globals['_STOPTRIAL']._serialized_start=1947
+  _globals['_STOPTRIAL']._serialized_end=1992
+  _globals['_NOTICE']._serialized_start=1994
+  _globals['_NOTICE']._serialized_end=2036
+  _globals['_VOLUNTEERSERVICE']._serialized_start=2171
+  _globals['_VOLUNTEERSERVICE']._serialized_end=2517
 # @@protoc_insertion_point(module_scope)

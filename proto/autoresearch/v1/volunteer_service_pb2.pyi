@@ -99,6 +99,8 @@ class SwarmInfo(_message.Message):
     SWARM_ID_FIELD_NUMBER: _builtins.int
     CHALLENGE_SHA256_FIELD_NUMBER: _builtins.int
     TLS_KEY_SHA256_FIELD_NUMBER: _builtins.int
+    WORK_BITS_FIELD_NUMBER: _builtins.int
+    BY_INVITATION_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol version that this coordinator speaks."""
     swarm_id: _builtins.str
@@ -110,6 +112,10 @@ class SwarmInfo(_message.Message):
     relay in the middle cannot show this signed statement with a key of its own.
     Empty when TLS ends in front of the coordinator.
     """
+    work_bits: _builtins.int
+    """What a new identity has to bring when it enrolls: zero bits of the puzzle's answer (0: none) ..."""
+    by_invitation: _builtins.bool
+    """... or, instead of it, an invitation."""
     def __init__(
         self,
         *,
@@ -117,10 +123,12 @@ class SwarmInfo(_message.Message):
         swarm_id: _builtins.str = ...,
         challenge_sha256: _builtins.str = ...,
         tls_key_sha256: _builtins.str = ...,
+        work_bits: _builtins.int = ...,
+        by_invitation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_sha256", b"challenge_sha256", "protocol", b"protocol", "swarm_id", b"swarm_id", "tls_key_sha256", b"tls_key_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_invitation", b"by_invitation", "challenge_sha256", b"challenge_sha256", "protocol", b"protocol", "swarm_id", b"swarm_id", "tls_key_sha256", b"tls_key_sha256", "work_bits", b"work_bits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,166 @@
+"""The operator's commands to a running coordinator: roles, bans, approvals, invitations, pauses.
+
+Each reads `operator.key` from the swarm's folder, signs one instruction and reports what became of it.
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autoresearch import limits
+from autoresearch.digest import sha256_hex
+from autoresearch.text import clean_line
+from autoresearch.v1 import operator_pb2
+from autoresearch.v1.operator_service_pb2 import GetRegisterResponse
+from coordinator import main as program
+from coordinator.access import Role
+from coordinator.cli_options import DATA
+from coordinator.operator_client import Chance, OperatorClient
+
+DAY_MS = 24 * 3600 * 1000
+WHY = click.option("--why", default="", help="The reason, in one line; those whom it concerns read it.")
+ROLE = click.argument("role", type=click.Choice([role.value for role in Role]))
+IDENTITY = click.argument("identity")
+PATCH = click.argument("patch_id", metavar="PATCH")
+
+
+def _client(data_dir: Path) -> OperatorClient:
+    return OperatorClient(data_dir, Chance(program.now_ms, lambda: secrets.token_hex(16)))
+
+
+def _instruct(data_dir: Path, why: str, said: str, **action: Any) -> None:
+    with _client(data_dir) as client:
+        answer = client.instruct(why, **action)
+    click.echo(f"{said} (ledger entry {answer.sequence})")
+
+
+def _change(role: str, identity: str) -> operator_pb2.RoleChange:
+    return operator_pb2.RoleChange(identity_id=identity, role=operator_pb2.Role.Value(f"ROLE_{role.upper()}"))
+
+
+def _command(function: Callable[..., None]) -> click.Command:
+    return click.command()(DATA(WHY(function)))
+
+
+@_command
+@ROLE
+@IDENTITY
+def grant(data_dir: Path, why: str, role: str, identity: str) -> None:
+    """Give IDENTITY a role."""
+    _instruct(data_dir, why, f"{identity} is {role} now", grant=_change(role, identity))
+
+
+@_command
+@ROLE
+@IDENTITY
+def revoke(data_dir: Path, why: str, role: str, identity: str) -> None:
+    """Take a role away from IDENTITY."""
+    _instruct(data_dir, why, f"{identity} is no {role} any more", revoke=_change(role, identity))
+
+
+@_command
+@IDENTITY
+def ban(data_dir: Path, why: str, identity: str) -> None:
+    """Shut IDENTITY out: no enrolment, no trials, no patches."""
+    _instruct(data_dir, why, f"{identity} is shut out", ban=operator_pb2.Ban(identity_id=identity))
+
+
+@_command
+@IDENTITY
+def unban(data_dir: Path, why: str, identity: str) -> None:
+    """Let IDENTITY take part again."""
+    _instruct(data_dir, why, f"{identity} may take part again", lift_ban=operator_pb2.Ban(identity_id=identity))
+
+
+@_command
+@PATCH
+def approve(data_dir: Path, why: str, patch_id: str) -> None:
+    """Let a waiting PATCH be tested."""
+    _instruct(data_dir, why, f"patch {patch_id} is open", approve=operator_pb2.PatchChoice(patch_id=patch_id))
+
+
+@_command
+@PATCH
+def refuse(data_dir: Path, why: str, patch_id: str) -> None:
+    """Refuse a waiting PATCH."""
+    _instruct(data_dir, why, f"patch {patch_id} is refused", refuse=operator_pb2.PatchChoice(patch_id=patch_id))
+
+
+@_command
+def pause(data_dir: Path, why: str) -> None:
+    """Hand out no more trials; those under way go on."""
+    _instruct(data_dir, why, "the swarm is paused", pause=operator_pb2.Pause())
+
+
+@_command
+def resume(data_dir: Path, why: str) -> None:
+    """Hand out trials again."""
+    _instruct(data_dir, why, "the swarm goes on", resume=operator_pb2.Pause())
+
+
+@_command
+@click.option("--uses", type=click.IntRange(1, limits.INVITATION_USES), default=1, show_default=True)
+@click.option("--days", type=click.IntRange(1, 365), default=14, show_default=True, help="How long it is good for.")
+def invite(data_dir: Path, why: str, uses: int, days: int) -> None:
+    """Make an invitation and print its code, which new identities give with --invitation."""
+    code = secrets.token_urlsafe(12)
+    expires_at_ms = program.now_ms() + days * DAY_MS
+    invitation = operator_pb2.Invitation(code_sha256=sha256_hex(code.encode()), uses=uses, expires_at_ms=expires_at_ms)
+    with _client(data_dir) as client:
+        client.instruct(why, invite=invitation)
+    click.echo(code)
+
+
+@click.command()
+@DATA
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def register(data_dir: Path, as_json: bool) -> None:
+    """Show roles, bans, and the patches that wait for an approver."""
+    with _client(data_dir) as client:
+        answer = client.register()
+    click.echo(json.dumps(_facts(answer)) if as_json else "\n".join(_lines(answer)))
+
+
+def _facts(answer: GetRegisterResponse) -> dict[str, Any]:
+    return {
+        "roles": [
+            {"identity_id": own.identity_id, "name": own.name, "role": _word(own.role), "holds": own.holds}
+            for own in answer.roles
+        ],
+        "banned": [{"identity_id": own.identity_id, "name": own.name, "reason": own.reason} for own in answer.banned],
+        "waiting": [
+            {
+                "patch_id": patch.patch_id,
+                "title": patch.title,
+                "author": patch.author_name,
+                "findings": list(patch.findings),
+            }
+            for patch in answer.waiting
+        ],
+        "paused": answer.paused,
+    }
+
+
+def _lines(answer: GetRegisterResponse) -> list[str]:
+    lines = [f"paused: {clean_line(answer.paused, 500)}"] if answer.paused else []
+    lines += [
+        f"{own.identity_id}  {_word(own.role):9} {'granted' if own.holds else 'taken away'}  {_named(own.name)}"
+        for own in answer.roles
+    ]
+    lines += [f"{own.identity_id}  banned: {clean_line(own.reason, 500)}  {_named(own.name)}" for own in answer.banned]
+    for patch in answer.waiting:
+        lines.append(f"{patch.patch_id}  waits: {clean_line(patch.title, 100)}, by {_named(patch.author_name)}")
+        lines += [f"    {clean_line(finding, 200)}" for finding in patch.findings]
+    return lines
+
+
+def _word(role: "operator_pb2.Role.ValueType") -> str:
+    return operator_pb2.Role.Name(role).removeprefix("ROLE_").lower()
+
+
+def _named(name: str) -> str:
+    return clean_line(name, limits.NAME_CHARACTERS)

@@ -1,0 +1,134 @@
+"""Gives a running coordinator the instructions of its operator, from the host that holds the swarm's folder.
+
+Signs with `operator.key`, which the first start made there. Approvers elsewhere use `autoresearch-volunteer`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from autoresearch import envelope, limits
+from autoresearch.text import clean_line
+from autoresearch.v1 import access_service_pb2 as access_pb2
+from autoresearch.v1 import access_service_pb2_grpc as access_grpc
+from autoresearch.v1 import operator_service_pb2 as operator_pb2
+from autoresearch.v1 import operator_service_pb2_grpc as operator_grpc
+from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
+from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
+from autoresearch.v1.identity_pb2 import IdentityProof
+from autoresearch.v1.operator_pb2 import Instruction
+from coordinator import keys
+from coordinator.errors import OperatorError
+from coordinator.own_channel import own_channel
+from coordinator.settings import ADDRESS, CERTIFICATE, OPERATOR_KEY
+
+CALL_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Where instants and new ids come from."""
+
+    now_ms: Callable[[], int]
+    token: Callable[[], str]
+
+
+class OperatorClient:
+    """A connection to the coordinator of a swarm's folder. Use it as a context."""
+
+    def __init__(self, data_dir: Path, chance: Chance) -> None:
+        self._key = _key(data_dir)
+        self._target = _target(data_dir)
+        self._chance = chance
+        self._channel = own_channel(self._target, data_dir / CERTIFICATE)
+        self._operators = operator_grpc.OperatorServiceStub(self._channel)
+        self._access = access_grpc.AccessServiceStub(self._channel)
+        self._swarm_id = ""
+
+    def __enter__(self) -> Self:
+        try:
+            answer = self._call(
+                volunteer_grpc.VolunteerServiceStub(self._channel).GetSwarm, volunteer_pb2.GetSwarmRequest()
+            )
+            info, _ = envelope.open_as(answer.info, envelope.SWARM_INFO, volunteer_pb2.SwarmInfo)
+        except BaseException:
+            self._channel.close()
+            raise
+        self._swarm_id = info.swarm_id
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def instruct(self, reason: str, **action: Any) -> operator_pb2.InstructResponse:
+        """Has one instruction carried out; `action`: the field of Instruction.action with its message.
+
+        Raises:
+            OperatorError: the coordinator refused, or did not answer.
+        """
+        order = Instruction(
+            protocol=limits.PROTOCOL,
+            swarm_id=self._swarm_id,
+            instruction_id=self._chance.token(),
+            signed_at_ms=self._chance.now_ms(),
+            reason=reason,
+            **action,
+        )
+        signed = envelope.sign(order, envelope.INSTRUCTION, self._key)
+        answer: operator_pb2.InstructResponse = self._call(
+            self._operators.Instruct, operator_pb2.InstructRequest(instruction=signed)
+        )
+        return answer
+
+    def register(self) -> operator_pb2.GetRegisterResponse:
+        """Roles, bans, and what waits for approval.
+
+        Raises:
+            OperatorError: the coordinator refused, or did not answer.
+        """
+        nonce = self._call(self._access.GetNonce, access_pb2.GetNonceRequest()).nonce
+        proof = IdentityProof(protocol=limits.PROTOCOL, swarm_id=self._swarm_id, nonce=nonce)
+        signed = envelope.sign(proof, envelope.IDENTITY_PROOF, self._key)
+        token = self._call(self._access.Authenticate, access_pb2.AuthenticateRequest(proof=signed)).token
+        answer: operator_pb2.GetRegisterResponse = self._call(
+            self._operators.GetRegister, operator_pb2.GetRegisterRequest(), (("authorization", f"Bearer {token}"),)
+        )
+        return answer
+
+    def _call(self, method: Any, request: Any, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
+        """One call; again while the coordinator is just coming up."""
+        until = time.monotonic() + CALL_S
+        while True:
+            try:
+                return method(request, timeout=CALL_S, metadata=metadata)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise OperatorError(clean_line(error.details() or error.code().name, 500)) from error
+                if time.monotonic() > until:
+                    raise OperatorError(
+                        f"no coordinator answers at {self._target}: start it with `autoresearch-coordinator serve`"
+                    ) from error
+            time.sleep(0.2)
+
+
+def _key(data_dir: Path) -> Ed25519PrivateKey:
+    if not (data_dir / OPERATOR_KEY).exists():
+        raise OperatorError(f"{data_dir} has no {OPERATOR_KEY}: name the folder of a swarm that was served with --data")
+    return keys.load_or_make_signing_key(data_dir / OPERATOR_KEY)
+
+
+def _target(data_dir: Path) -> str:
+    try:
+        return (data_dir / ADDRESS).read_text().strip()
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read {data_dir / ADDRESS} ({error.strerror}): start the coordinator with `serve` first"
+        ) from error

@@ -1,0 +1,9 @@
+-- Generic cell rate algorithm: one bucket, which holds `burst` and gets one back every `every` milliseconds.
+-- KEYS[1]: the bucket, holding the instant at which it is full again. ARGV: every, burst, now (milliseconds).
+-- Returns 0 after taking one, or the milliseconds until there is one; the key vanishes when the bucket is full.
+local every, burst, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local full = math.max(tonumber(redis.call("GET", KEYS[1]) or 0), now) + every
+local wait = full - now - every * burst
+if wait > 0 then return math.ceil(wait) end
+redis.call("SET", KEYS[1], string.format("%.0f", full), "PX", math.ceil(full - now))
+return 0

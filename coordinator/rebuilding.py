@@ -46,7 +46,7 @@ from coordinator.errors import OperatorError
 from coordinator.lineage import Lineage, LineageError
 from coordinator.records import SCHEMA, Swarm
 from coordinator.settling import Finding
-from coordinator.store import Append, Bump, Change, Drop, Operation, Put, Store
+from coordinator.store import Append, Bump, Change, Drop, Operation, Put, Rank, Store, Unrank
 from coordinator.unified_diff import PATCHED_FILE, apply_patch
 
 OPERATIONS_AT_ONCE = 5_000  # one change of the store: a few megabytes
@@ -140,7 +140,7 @@ class Rebuilder:
 
     async def _flush(self) -> None:
         operations, self._operations = self._operations, []
-        await self._store.apply(Change((), operations))
+        await self._store.apply(Change((), _collapsed(operations)))
 
     # --- people, machines, patches ---
 
@@ -421,6 +421,24 @@ def _belief(entry: Entry, *, counts: bool) -> list[Operation]:
     """From here on somebody's results count, or do not."""
     belief = Belief(entry.body["identity_id"], entry.seq, counts)
     return [Append("beliefs", belief.to_bytes()), Put("meta", "trust", str(entry.seq).encode())]
+
+
+def _collapsed(operations: Sequence[Operation]) -> list[Operation]:
+    """Fewer operations with the same outcome: of those that set one thing the last, of counts their sum."""
+    rest: list[Operation] = []
+    last: dict[tuple[str, str, str], Operation] = {}
+    for operation in operations:
+        match operation:
+            case Put(table, key, _) | Drop(table, key):
+                last["table", table, key] = operation
+            case Rank(ranking, member, _) | Unrank(ranking, member):
+                last["rank", ranking, member] = operation
+            case Bump(ranking, member, by) if ranking != "gain":
+                known = last.get(("bump", ranking, member))
+                last["bump", ranking, member] = Bump(ranking, member, by + (known.by if isinstance(known, Bump) else 0))
+            case _:  # lists keep their order, and so do sums of fractions, which round
+                rest.append(operation)
+    return [*rest, *last.values()]
 
 
 def _envelope(body: Mapping[str, Any]) -> Envelope:

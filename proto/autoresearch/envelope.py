@@ -5,6 +5,7 @@ PAE(type, body) = "DSSEv1" SP LEN(type) SP type SP LEN(body) SP body, lengths in
 A payload is parsed only after `verify` returned it.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -89,6 +90,11 @@ def sign(message: Message, payload_type: str, key: Ed25519PrivateKey) -> Envelop
     return Envelope(payload=payload, payload_type=payload_type, signatures=[signature])
 
 
+@functools.lru_cache(maxsize=4096)  # a ledger's million signatures are by a few thousand keys
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
 def verify(envelope: Envelope, payload_type: str) -> Verified:
     """The payload of an envelope of the expected type whose one signature holds.
 
@@ -107,8 +113,7 @@ def verify(envelope: Envelope, payload_type: str) -> Verified:
     if signature.public_key in _WEAK_KEYS:
         raise EnvelopeError("the public key is a weak one that anybody can sign for")
     try:
-        key = Ed25519PublicKey.from_public_bytes(signature.public_key)
-        key.verify(signature.value, pae(payload_type, envelope.payload))
+        _public_key(signature.public_key).verify(signature.value, pae(payload_type, envelope.payload))
     except (InvalidSignature, ValueError) as error:
         raise EnvelopeError("the signature does not match the payload and key") from error
     return Verified(envelope.payload, signature.public_key)

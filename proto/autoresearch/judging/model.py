@@ -5,7 +5,7 @@ Records are what the store holds as JSON; what was signed stays in the ledger as
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar
 
 
@@ -15,7 +15,8 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Compact JSON, sorted keys."""
-        return encode(asdict(self))
+        # Not `asdict`, which copies what it holds and takes five times as long as the rest.
+        return encode({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -37,9 +38,13 @@ class Record:
 R = TypeVar("R", bound=Record)
 
 
+# Made once: `json.dumps` with arguments makes an encoder for every call, a third of the time that it takes.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def encode(value: Mapping[str, Any]) -> bytes:
     """Compact JSON with sorted keys: the same value, the same bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,8 @@ class Maker:
         body = {
             "patch_id": patch_id, "author_id": key_id(envelope.public_bytes(author)), "author_name": "somebody",
             "title": message.title, "base_generation": self.generation, "candidate_sha256": candidate,
-            "fingerprint": candidate, "change": candidate, "envelope": packed(signed),
+            "fingerprint": candidate, "change": candidate, "verdict": "open", "findings": [],
+            "envelope": packed(signed),
         }  # fmt: skip
         yield self.entry("patch", body)
         base = sha256_hex(source(self.value).encode())

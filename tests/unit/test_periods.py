@@ -1,6 +1,7 @@
 """Which baselines a trial is compared with: periods of a day and one setting, and slow runs that do not count."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -93,6 +94,13 @@ def test_a_slow_baseline_is_dropped_and_a_slow_candidate_is_not() -> None:
 )
 def test_slow_is_under_97_percent_of_the_machines_own_median(tokens: tuple[int, ...], dropped: int) -> None:
     assert len(slow([a_trial(n, tokens=count) for n, count in enumerate(tokens)])) == dropped
+
+
+def test_nothing_is_slow_on_a_processor() -> None:
+    """Its budget is processor time: fewer tokens are what the neighbours did, to candidates too."""
+    base = [replace(a_trial(n, tokens=count), hardware_class="CPU x, 1 thread") for n, count in enumerate((1000, 700))]
+    assert slow(base) == frozenset()
+    assert usable(base) == base
 
 
 def test_another_setting_or_machine_is_no_measure_of_slowness() -> None:

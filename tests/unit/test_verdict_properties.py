@@ -8,8 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import MAX_BPB
-from autoresearch.judging.verdict import DEFAULT, FAST, PATIENT, PRESETS, STRICT, Row, Rule, Verdict, audit, decide
+from autoresearch.judging.verdict import (
+    DEFAULT,
+    FAST,
+    PATIENT,
+    PRESETS,
+    STRICT,
+    Row,
+    Rule,
+    Verdict,
+    audit,
+    decide,
+    judge,
+    weigh,
+)
 
 SIGMA = {"H100": 0.0013, "A100": 0.0015, "4090": 0.0020, "3090": 0.0028, "3060": 0.0045, "rare": 0.003}
 unhurried = settings(deadline=None)  # speed is for benchmarks; a busy machine is no failure
@@ -90,6 +104,42 @@ def test_the_order_of_the_results_is_no_matter(rows: list[Row], rule: Rule, seed
     ]
     assert decide(shuffled, SIGMA, rule) == decide(rows, SIGMA, rule)
     assert audit(shuffled, SIGMA, rule) == audit(rows, SIGMA, rule)
+
+
+@unhurried
+@given(
+    rows=reports("a", "b", "c", "d", "e"),
+    rule=st.sampled_from(list(PRESETS.values())),
+    split=st.integers(0, 12),
+    seed=st.integers(0, 99),
+)
+def test_however_the_evidence_came_about_the_decision_is_the_same(
+    rows: list[Row], rule: Rule, split: int, seed: int
+) -> None:
+    """At once, one by one in any order, replaced by something else in between, with somebody excluded and let back in,
+    under another noise for a while: after every step as if those rows had been given at once."""
+    chance = random.Random(seed)
+    case = Case(SIGMA, rule)
+    for key in chance.sample(range(len(rows)), len(rows)):
+        if chance.random() < 0.3:
+            case.put(key, dataclasses.replace(rows[key], candidate=(0.5,), crashes=3))
+        if chance.random() < 0.3:
+            case.set_noise(dict.fromkeys(SIGMA, 0.5))
+            case.set_noise(SIGMA)
+        case.put(key, rows[key])
+    assert weigh(case) == decide(rows, SIGMA, rule)
+    assert judge(case) is decide(rows, SIGMA, rule).verdict
+    case.drop("a")
+    others = [row for row in rows if row.identity != "a"]
+    assert weigh(case) == decide(others, SIGMA, rule)
+    head = decide(rows[:split], SIGMA, rule)
+    resumed = Case(SIGMA, rule)
+    for key, row in enumerate(rows[:split]):
+        resumed.put(key, row)
+    assert weigh(resumed) == head
+    for key, row in enumerate(rows[split:], split):
+        resumed.put(key, row)
+    assert weigh(resumed) == decide(rows, SIGMA, rule)
 
 
 @unhurried

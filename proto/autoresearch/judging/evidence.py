@@ -145,17 +145,18 @@ def estimate(pairs: Sequence[Pair], scale_bpb: float = 0.003) -> Estimate:
 def robust_mean(pairs: Sequence[Pair]) -> float:
     """Inverse-variance mean of the gains, each first pulled to within 2 sd of their weighted median."""
     weighted = sorted(pairs)
-    information = math.fsum(1.0 / variance for _, variance in weighted)
-    median, seen = weighted[-1][0], 0.0
-    for gain_bpb, variance in weighted:
-        seen += 1.0 / variance
-        if seen >= 0.5 * information * (1.0 - 1e-12):  # two equal weights: the lower one, whatever the rounding
-            median = gain_bpb
-            break
+    weights = [1.0 / variance for _, variance in weighted]
+    information = math.fsum(weights)
+    half = 0.5 * information * (1.0 - 1e-12)  # two equal weights: the lower one, whatever the rounding
+    seen, at = weights[0], 0
+    while seen < half:
+        at += 1
+        seen += weights[at]
+    median = weighted[at][0]
     pulled = []
-    for gain_bpb, variance in weighted:
+    for (gain_bpb, variance), weight in zip(weighted, weights, strict=True):
         reach = 2.0 * math.sqrt(variance)
-        pulled.append((median + max(-reach, min(reach, gain_bpb - median))) / variance)
+        pulled.append(min(max(gain_bpb, median - reach), median + reach) * weight)
     return math.fsum(pulled) / information
 
 

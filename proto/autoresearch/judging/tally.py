@@ -3,7 +3,6 @@
 Gathers and sums; what follows from the sums is in `verdict`, the formulas are in `evidence`.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -69,11 +68,16 @@ class ClassGain:
 
 def hear(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> list[Witness]:
     """One witness per identity, in the order of their names, with its vote."""
-    heard: dict[str, Witness] = {}
+    heard: dict[str, list[Row]] = {}
     for row in rows:
-        witness = heard.get(row.identity)
-        if witness is None:
-            witness = heard[row.identity] = Witness(row.identity)
+        heard.setdefault(row.identity, []).append(row)
+    return [hear_one(identity, heard[identity], sigma, rule) for identity in sorted(heard)]
+
+
+def hear_one(identity: str, rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> Witness:
+    """What one identity's rows amount to, with its vote."""
+    witness = Witness(identity)
+    for row in rows:
         witness.trials += row.trials
         if row.disqualifications:
             witness.disqualified = True
@@ -82,10 +86,8 @@ def hear(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> list[Wi
             witness.pairs.setdefault(row.hardware_class, []).append(pair)
         elif row.only_crashed:
             witness.crash_classes |= {row.hardware_class}
-    witnesses = [heard[identity] for identity in sorted(heard)]
-    for witness in witnesses:
-        _let_vote(witness, rule)
-    return witnesses
+    _let_vote(witness, rule)
+    return witness
 
 
 def _let_vote(witness: Witness, rule: Rule) -> None:
@@ -106,21 +108,6 @@ def _let_vote(witness: Witness, rule: Rule) -> None:
 def worse(own: Moments, delta_bpb: float, eps: float, cap: float) -> float:
     """One identity's vote for "worse by delta"."""
     return bounded(log_likelihood_ratio(own, -delta_bpb), eps, cap)
-
-
-def tally_classes(witnesses: Iterable[Witness]) -> dict[str, ClassTally]:
-    """One tally for every class on which somebody finished or crashed."""
-    guards: dict[str, list[float]] = {}
-    crashers: dict[str, int] = {}
-    for witness in witnesses:
-        for name, guard in witness.guards.items():
-            guards.setdefault(name, []).append(guard)
-        for name in witness.crash_classes:
-            crashers[name] = crashers.get(name, 0) + 1
-    return {
-        name: ClassTally(len(guards.get(name, ())), crashers.get(name, 0), math.fsum(guards.get(name, ())))
-        for name in sorted(guards.keys() | crashers.keys())
-    }
 
 
 def class_gains(witnesses: Iterable[Witness], scale_bpb: float) -> tuple[ClassGain, ...]:

@@ -19,21 +19,14 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from autoresearch.judging.audit import Audit, audit
+from autoresearch.judging.case import Case, Counts
 from autoresearch.judging.evidence import EvidenceError, Row, estimate, shrunk, spoken_odds
 from autoresearch.judging.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
-from autoresearch.judging.tally import (
-    REPORTS_FOR_A_FACT,
-    ClassGain,
-    ClassTally,
-    Witness,
-    class_gains,
-    hear,
-    tally_classes,
-)
+from autoresearch.judging.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness, class_gains
 
 __all__ = [
     "DEFAULT", "FAST", "PATIENT", "PRESETS", "SOLO", "STRICT", "Audit", "ClassGain", "Decision", "EvidenceError", "Row",
-    "Rule", "RuleError", "Verdict", "Vote", "audit", "baselines_wanted", "decide", "wanted_in_flight",
+    "Rule", "RuleError", "Verdict", "Vote", "audit", "baselines_wanted", "decide", "judge", "wanted_in_flight", "weigh",
 ]  # fmt: skip
 
 UNDECIDED = ("open", "parked")  # verdicts of patches that may still get trials
@@ -98,19 +91,6 @@ class Decision:
         return {**asdict(self), "verdict": self.verdict.value, "votes": votes}
 
 
-class _Counts(NamedTuple):
-    """What the verdict looks at, and nothing else."""
-
-    log_odds: float
-    finishers: int  # identities with a finished pair
-    crashers: int  # identities with a machine on which it only crashed
-    disqualifiers: int
-    classes: int  # with a finished pair
-    bad: int  # classes
-    doubtful: int  # classes
-    trials: int  # that count towards the limit
-
-
 def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT) -> Decision:
     """What to do with a patch now. `sigma`: noise in bpb of one trial, per hardware class.
 
@@ -135,11 +115,21 @@ def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT
     Raises:
         EvidenceError: `sigma` lacks a class that has a finished pair, or holds an impossible noise.
     """
-    witnesses = hear(rows, sigma, rule)
-    classes = tally_classes(witnesses)
-    counts = _count(witnesses, classes, rule)
+    case = Case(sigma, rule)
+    case.put_all(rows)
+    return weigh(case)
+
+
+def judge(case: Case) -> Verdict:
+    """The verdict alone, at a fraction of the work."""
+    return _judge(case.counts(), case.rule)
+
+
+def weigh(case: Case) -> Decision:
+    """The decision that `decide` gives on the rows of the case."""
+    rule, witnesses, classes, counts = case.rule, case.witnesses(), case.classes(), case.counts()
     verdict = _judge(counts, rule)
-    pairs = [pair for witness in witnesses for pairs in witness.pairs.values() for pair in pairs]
+    pairs = case.pairs()
     pooled = estimate(pairs, rule.display_scale_bpb) if pairs else None
     bad_classes = tuple(sorted(name for name, tally in classes.items() if tally.bad(rule)))
     doubts = _doubts(witnesses, classes, counts)
@@ -159,7 +149,7 @@ def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT
         identities=counts.finishers,
         hangs_on=_hangs_on(witnesses, counts, classes, rule),
         classes=tuple(sorted(name for name, tally in classes.items() if tally.finishers)),
-        trials=sum(witness.trials for witness in witnesses),
+        trials=case.trials,
         bad_classes=bad_classes,
         doubts=doubts,
         progress=max(0.0, min(1.0, counts.log_odds / rule.upper)),
@@ -181,7 +171,7 @@ def baselines_wanted(candidate_runs: int, least: int = 1, most: int = 6) -> int:
     return min(most, max(least, int(math.sqrt(candidate_runs) + 0.5)))
 
 
-def _judge(counts: _Counts, rule: Rule) -> Verdict:
+def _judge(counts: Counts, rule: Rule) -> Verdict:
     """The tests of `decide`, in their order."""
     spent = counts.trials >= rule.max_trials
     if counts.disqualifiers >= REPORTS_FOR_A_FACT:
@@ -199,7 +189,7 @@ def _judge(counts: _Counts, rule: Rule) -> Verdict:
     return Verdict.INCONCLUSIVE if spent else Verdict.OPEN
 
 
-def _enough(counts: _Counts, rule: Rule) -> bool:
+def _enough(counts: Counts, rule: Rule) -> bool:
     return (
         counts.log_odds >= rule.upper - SLACK
         and counts.finishers >= rule.min_identities
@@ -207,28 +197,39 @@ def _enough(counts: _Counts, rule: Rule) -> bool:
     )
 
 
-def _count(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], rule: Rule) -> _Counts:
-    limit = rule.max_trials_per_identity
-    return _Counts(
-        log_odds=math.fsum(witness.vote for witness in witnesses if witness.vote is not None),
-        finishers=sum(1 for witness in witnesses if witness.pairs),
-        crashers=sum(1 for witness in witnesses if witness.crash_classes),
-        disqualifiers=sum(1 for witness in witnesses if witness.disqualified),
-        classes=sum(1 for tally in classes.values() if tally.finishers),
-        bad=sum(1 for tally in classes.values() if tally.bad(rule)),
-        doubtful=sum(1 for tally in classes.values() if tally.doubtful()),
-        trials=sum(min(witness.trials, limit) for witness in witnesses),
+def _hangs_on(
+    witnesses: Sequence[Witness], counts: Counts, classes: Mapping[str, ClassTally], rule: Rule
+) -> tuple[str, ...]:
+    verdict = _judge(counts, rule)
+    return tuple(
+        w.identity
+        for w in witnesses
+        if not _idle(w, counts, classes, rule) and _judge(_without(w, counts, classes, rule), rule) is not verdict
     )
 
 
-def _hangs_on(
-    witnesses: Sequence[Witness], counts: _Counts, classes: Mapping[str, ClassTally], rule: Rule
-) -> tuple[str, ...]:
-    verdict = _judge(counts, rule)
-    return tuple(w.identity for w in witnesses if _judge(_without(w, counts, classes, rule), rule) is not verdict)
+def _idle(witness: Witness, counts: Counts, classes: Mapping[str, ClassTally], rule: Rule) -> bool:
+    """Whether the verdict cannot hang on this identity: without it every comparison of `_judge` comes out the same.
+
+    Saves most of the work where many ran a patch; where it says no, the verdict is worked out.
+    """
+    if witness.crash_classes or witness.disqualified or witness.vote is None or len(witness.guards) != 1:
+        return False
+    if counts.finishers <= max(1, rule.min_identities) or counts.trials >= rule.max_trials:
+        return False
+    ((name, guard),) = witness.guards.items()
+    tally = classes[name]
+    if tally.finishers == 1 or max(tally.guard, tally.guard - guard) >= rule.guard_upper:
+        return False
+    return _zone(counts.log_odds - witness.vote, rule) == _zone(counts.log_odds, rule)
 
 
-def _without(witness: Witness, counts: _Counts, classes: Mapping[str, ClassTally], rule: Rule) -> _Counts:
+def _zone(log_odds: float, rule: Rule) -> int:
+    """Which bounds of `_judge` the log odds are beyond."""
+    return (log_odds > rule.lower + SLACK) + (log_odds >= rule.park) + (log_odds >= rule.upper - SLACK)
+
+
+def _without(witness: Witness, counts: Counts, classes: Mapping[str, ClassTally], rule: Rule) -> Counts:
     """The counts if this identity had reported nothing. Touches only its own classes, so that asking it of every
     identity costs no more than the decision itself."""
     finished = bad = doubtful = 0  # changes
@@ -247,7 +248,7 @@ def _without(witness: Witness, counts: _Counts, classes: Mapping[str, ClassTally
             then = ClassTally(now.finishers, now.crashers - 1, now.guard)
             bad += then.bad(rule) - now.bad(rule)
             doubtful += then.doubtful() - now.doubtful()
-    return _Counts(
+    return Counts(
         log_odds=counts.log_odds - (witness.vote or 0.0),
         finishers=counts.finishers - bool(witness.pairs),
         crashers=counts.crashers - bool(witness.crash_classes),
@@ -266,7 +267,7 @@ def _vote(witness: Witness, log_odds: float) -> Vote:
     return Vote(witness.identity, log_odds, score / information, information**-0.5)
 
 
-def _doubts(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], counts: _Counts) -> tuple[str, ...]:
+def _doubts(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], counts: Counts) -> tuple[str, ...]:
     doubts = [
         f"crashed on {name}" for name, tally in sorted(classes.items()) if tally.doubtful() and tally.crashers == 1
     ]
@@ -276,7 +277,7 @@ def _doubts(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], cou
 
 
 def _sentence(
-    verdict: Verdict, counts: _Counts, bad_classes: Sequence[str], doubts: Sequence[str], rule: Rule
+    verdict: Verdict, counts: Counts, bad_classes: Sequence[str], doubts: Sequence[str], rule: Rule
 ) -> str:  # fmt: skip
     now = f"{_signed(counts.log_odds)} of {_signed(rule.upper)}"
     odds = spoken_odds(counts.log_odds)
@@ -303,7 +304,7 @@ def _sentence(
     return f"needs {_missing(counts, rule)}; now {now}"
 
 
-def _missing(counts: _Counts, rule: Rule) -> str:
+def _missing(counts: Counts, rule: Rule) -> str:
     """The least that could still make it win."""
     votes = math.ceil((rule.upper - counts.log_odds) / math.log(rule.cap) - SLACK)
     classes = max(0, rule.min_classes - counts.classes)

@@ -1,0 +1,124 @@
+"""Everybody's reputation, kept so that one more decided patch costs the work of those who ran it. Pure.
+
+The same judgements as `trust.review` over the same patches, which starts from nothing each time; who follows a ledger
+or a simulation keeps this instead. A patch speaks about its own jury alone, so only they are assessed again; when
+somebody enters or leaves quarantine, only the patches that they ran are measured anew.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from autoresearch.judging.agreement import Residual, alarms, deviations, residuals
+from autoresearch.judging.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, assess, next_change
+
+MOST_PATCHES = 500  # decided last, by which everybody is judged: an old lie is not held against anybody for ever
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of one identity: by number of the patch, oldest first."""
+
+    residuals: dict[int, list[Residual]] = field(default_factory=dict)
+    alarms: dict[int, bool] = field(default_factory=dict)
+    answers: list[KnownAnswer] = field(default_factory=list)
+
+
+class Reputations:
+    """Whom to believe, by the patches decided so far. `sigma`: noise of one trial per hardware class."""
+
+    def __init__(
+        self, sigma: Mapping[str, float], held: Iterable[Quarantine] = (), *, most_patches: int = MOST_PATCHES
+    ) -> None:
+        self._sigma = sigma
+        self._most_patches = most_patches
+        self._held = {own.identity: own for own in held}
+        self._patches: dict[int, DecidedPatch] = {}
+        self._next = 0
+        self._records: dict[str, _Record] = {}
+        self._reputations: dict[str, Reputation] = {}
+        self._touched: set[str] = set()
+
+    @property
+    def held(self) -> Mapping[str, Quarantine]:
+        """Those in quarantine."""
+        return self._held
+
+    def add(self, patch: DecidedPatch) -> None:
+        """Takes a patch that was just decided."""
+        number, self._next = self._next, self._next + 1
+        self._patches[number] = patch
+        self._measure(number)
+        if len(self._patches) > self._most_patches:
+            oldest = next(iter(self._patches))
+            self._forget(oldest)
+            del self._patches[oldest]
+
+    def answered(self, identity: str, answer: KnownAnswer) -> None:
+        """Takes an identity's answer to a trial with a known one."""
+        self._record(identity).answers.append(answer)
+
+    def set_noise(self, sigma: Mapping[str, float]) -> None:
+        """Everybody is judged anew by another noise."""
+        self._sigma = sigma
+        self._touched |= self._records.keys()
+
+    def hold(self, quarantine: Quarantine) -> None:
+        """Puts somebody in quarantine by a person's decision."""
+        self._change(Change(quarantine.identity, quarantine, quarantine.reason))
+
+    def review(self) -> tuple[Change, ...]:
+        """Who enters or leaves quarantine now, in this order; nobody twice. Raises as `trust.review`."""
+        changes: list[Change] = []
+        changed: set[str] = set()
+        looked_at: set[str] = set()
+        while True:
+            looked_at |= self._touched
+            for identity in self._touched:
+                self._reputations[identity] = self._assessed(identity)
+            self._touched.clear()
+            change = next_change([self._reputations[one] for one in sorted(looked_at - changed)], self._held)
+            if change is None:
+                self._touched |= changed  # they may change again at the next review
+                return tuple(changes)
+            changes.append(change)
+            changed.add(change.identity)
+            self._change(change)
+
+    def reputations(self) -> dict[str, Reputation]:
+        """Everybody's, as of the last review."""
+        return dict(sorted(self._reputations.items()))
+
+    def _record(self, identity: str) -> _Record:
+        self._touched.add(identity)
+        return self._records.setdefault(identity, _Record())
+
+    def _assessed(self, identity: str) -> Reputation:
+        own = self._records[identity]
+        found = [residual for _, some in sorted(own.residuals.items()) for residual in some]
+        refuted = [alarm for _, alarm in sorted(own.alarms.items())]
+        return assess(identity, deviations(found, self._sigma), own.answers, refuted)
+
+    def _measure(self, number: int) -> None:
+        patch = self._patches[number]
+        for row in patch.rows:
+            self._record(row.identity)
+        for residual in residuals(patch.rows, patch.sigma, patch.base, patch.rule, self._held):
+            self._records[residual.identity].residuals.setdefault(number, []).append(residual)
+        for identity, refuted in alarms(patch.rows, self._held).items():
+            self._records[identity].alarms[number] = refuted
+
+    def _forget(self, number: int) -> None:
+        for identity in {row.identity for row in self._patches[number].rows}:
+            own = self._record(identity)
+            own.residuals.pop(number, None)
+            own.alarms.pop(number, None)
+
+    def _change(self, change: Change) -> None:
+        if change.quarantine is None:
+            del self._held[change.identity]
+        else:
+            self._held[change.identity] = change.quarantine
+        for number, patch in self._patches.items():
+            if any(row.identity == change.identity for row in patch.rows):
+                self._forget(number)
+                self._measure(number)

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from autoresearch.judging.agreement import Residual, alarms, deviations, residuals
+from autoresearch.judging.reviewing import HISTORY
 from autoresearch.judging.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, assess, next_change
-
-MOST_PATCHES = 500  # decided last, by which everybody is judged: an old lie is not held against anybody for ever
 
 
 @dataclass(slots=True)
@@ -24,10 +23,10 @@ class _Record:
 
 
 class Reputations:
-    """Whom to believe, by the patches decided so far. `sigma`: noise of one trial per hardware class."""
+    """Whom to believe, by the patches decided last. `sigma`: noise of one trial per hardware class."""
 
     def __init__(
-        self, sigma: Mapping[str, float], held: Iterable[Quarantine] = (), *, most_patches: int = MOST_PATCHES
+        self, sigma: Mapping[str, float], held: Iterable[Quarantine] = (), *, most_patches: int = HISTORY
     ) -> None:
         self._sigma = sigma
         self._most_patches = most_patches

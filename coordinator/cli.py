@@ -18,6 +18,7 @@ from coordinator import main as program
 from coordinator import upkeep
 from coordinator.cli_operator import approve, ban, grant, invite, pause, refuse, register, resume, revoke, unban
 from coordinator.cli_options import DATA
+from coordinator.cli_simulate import simulate
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import CoordinatorError
 from coordinator.settings import Approval, Settings, Terms
@@ -176,3 +177,6 @@ def demo(report: Path | None, keep: bool, data_dir: Path, fresh: bool) -> None:
     from coordinator import demo as show  # noqa: PLC0415 - pulls in the drawing libraries, which serving does not need
 
     sys.exit(show.run(DemoSettings(data_dir=data_dir, report=report, keep=keep, fresh=fresh)))
+
+
+main.add_command(simulate)

@@ -20,10 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from autoresearch.text import clean_line
 from coordinator.errors import OperatorError
 
-_INK: Final = "#1f2933"
-_QUIET: Final = "#616e7c"
+INK: Final = "#1f2933"
+QUIET: Final = "#616e7c"
 _FAINT: Final = "#9aa5b1"
-_GRID: Final = "#e9edf1"
+GRID: Final = "#e9edf1"
 _BEST: Final = "#0f766e"
 _TITLE_CHARACTERS: Final = 30
 _LABELS: Final = 12  # more would cover each other; the largest gains are named then
@@ -80,7 +80,7 @@ def draw_progress(points: Sequence[ProgressPoint], tests: Sequence[DecidedTest],
     _draw_tests(axes, tests)
     _draw_best(axes, points, end)
     _draw_labels(axes, points)
-    _write(path, _png(figure))
+    write(path, png(figure))
 
 
 def _heights(points: Sequence[ProgressPoint], tests: Sequence[DecidedTest]) -> tuple[float, float]:
@@ -95,15 +95,15 @@ def _heights(points: Sequence[ProgressPoint], tests: Sequence[DecidedTest]) -> t
 
 def _draw_frame(axes: Axes, points: Sequence[ProgressPoint], tests: Sequence[DecidedTest], end: int) -> None:
     heading, line = _words(points, tests, end)
-    axes.text(0, 1.085, heading, transform=axes.transAxes, va="bottom", fontsize=17, weight="bold", color=_INK)
-    axes.text(0, 1.035, line, transform=axes.transAxes, va="bottom", fontsize=12, color=_QUIET)
-    axes.set_xlabel("trials run by the swarm", fontsize=12, color=_QUIET)
-    axes.set_ylabel("validation bits per byte (lower is better)", fontsize=12, color=_QUIET)
+    axes.text(0, 1.085, heading, transform=axes.transAxes, va="bottom", fontsize=17, weight="bold", color=INK)
+    axes.text(0, 1.035, line, transform=axes.transAxes, va="bottom", fontsize=12, color=QUIET)
+    axes.set_xlabel("trials run by the swarm", fontsize=12, color=QUIET)
+    axes.set_ylabel("validation bits per byte (lower is better)", fontsize=12, color=QUIET)
     axes.set_xticks([tick for tick in MaxNLocator(10, integer=True).tick_values(0, end) if 0 <= tick <= end])
     axes.ticklabel_format(useOffset=False)
-    axes.grid(visible=True, color=_GRID, linewidth=1)
+    axes.grid(visible=True, color=GRID, linewidth=1)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=11, labelcolor=_QUIET)
+    axes.tick_params(length=0, labelsize=11, labelcolor=QUIET)
     axes.spines[:].set_visible(False)
 
 
@@ -140,7 +140,7 @@ def _draw_tests(axes: Axes, tests: Sequence[DecidedTest]) -> None:
             zorder=4,
         )
     if tests:
-        axes.legend(loc="upper right", frameon=False, fontsize=11, labelcolor=_QUIET, handletextpad=0.3)
+        axes.legend(loc="upper right", frameon=False, fontsize=11, labelcolor=QUIET, handletextpad=0.3)
 
 
 def _draw_best(axes: Axes, points: Sequence[ProgressPoint], end: int) -> None:
@@ -163,7 +163,7 @@ def _draw_labels(axes: Axes, points: Sequence[ProgressPoint]) -> None:
             rotation=24,
             rotation_mode="anchor",
             fontsize=10.5,
-            color=_INK,
+            color=INK,
             parse_math=False,  # a title may hold any character
             path_effects=[withStroke(linewidth=3, foreground="white")],
             zorder=6,
@@ -182,7 +182,8 @@ def _named(points: Sequence[ProgressPoint], width: float) -> list[ProgressPoint]
     return chosen
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file's bytes."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a title in any script; a box stands for it
@@ -190,7 +191,8 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Whole or not at all. Raises OperatorError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -124,9 +124,9 @@ class Case:
         """Log odds by identity, of those who finished, saw a crash or a failed exam."""
         return self._votes
 
-    def rows(self, identity: str) -> list[Row]:
-        """What one identity reported."""
-        return list(self._rows.get(identity, {}).values())
+    def keyed_rows(self, identity: str) -> list[tuple[Hashable, Row]]:
+        """What one identity reported, under its keys."""
+        return list(self._rows.get(identity, {}).items())
 
     def every_row(self) -> list[Row]:
         """What everybody reported."""

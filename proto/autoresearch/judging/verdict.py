@@ -14,7 +14,7 @@ quarantine), what runs next (`planning`), and merging a winner onto a best that 
 
 import enum
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -201,27 +201,29 @@ def _hangs_on(
     witnesses: Sequence[Witness], counts: Counts, classes: Mapping[str, ClassTally], rule: Rule
 ) -> tuple[str, ...]:
     verdict = _judge(counts, rule)
+    idle = _idle(counts, classes, rule)
     return tuple(
-        w.identity
-        for w in witnesses
-        if not _idle(w, counts, classes, rule) and _judge(_without(w, counts, classes, rule), rule) is not verdict
+        w.identity for w in witnesses if not idle(w) and _judge(_without(w, counts, classes, rule), rule) is not verdict
     )
 
 
-def _idle(witness: Witness, counts: Counts, classes: Mapping[str, ClassTally], rule: Rule) -> bool:
-    """Whether the verdict cannot hang on this identity: without it every comparison of `_judge` comes out the same.
+def _idle(counts: Counts, classes: Mapping[str, ClassTally], rule: Rule) -> Callable[[Witness], bool]:
+    """Tells whether the verdict cannot hang on an identity: without it every comparison of `_judge` comes out the same.
 
     Saves most of the work where many ran a patch; where it says no, the verdict is worked out.
     """
-    if witness.crash_classes or witness.disqualified or witness.vote is None or len(witness.guards) != 1:
-        return False
-    if counts.finishers <= max(1, rule.min_identities) or counts.trials >= rule.max_trials:
-        return False
-    ((name, guard),) = witness.guards.items()
-    tally = classes[name]
-    if tally.finishers == 1 or max(tally.guard, tally.guard - guard) >= rule.guard_upper:
-        return False
-    return _zone(counts.log_odds - witness.vote, rule) == _zone(counts.log_odds, rule)
+    limit, spent = rule.max_trials_per_identity, counts.trials >= rule.max_trials
+    decisive = counts.finishers <= max(1, rule.min_identities) or (spent and counts.trials - limit < rule.max_trials)
+    most = rule.guard_upper + math.log(rule.eps)  # a vote against "worse" may go with the identity
+    calm = {name for name, tally in classes.items() if tally.finishers > 1 and tally.guard < most}
+    zone = _zone(counts.log_odds, rule)
+
+    def idle(witness: Witness) -> bool:
+        if decisive or witness.crash_classes or witness.disqualified or witness.vote is None:
+            return False
+        return calm.issuperset(witness.guards) and _zone(counts.log_odds - witness.vote, rule) == zone
+
+    return idle
 
 
 def _zone(log_odds: float, rule: Rule) -> int:

@@ -1,0 +1,517 @@
+"""A campaign decided by production code: verdicts, quarantine, audits, noise and planning are the coordinator's own.
+
+What is simulated is only what surrounds them: trials of five minutes whose results arrive together, authors who submit
+as fast as patches are wanted, merges that sometimes fail. What the coordinator reads from its ledger is kept in memory.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from autoresearch.judging import noise
+from autoresearch.judging.audit import audit
+from autoresearch.judging.case import Case
+from autoresearch.judging.evidence import Row, robust_mean, shrunk
+from autoresearch.judging.periods import BASELINE_LIFE_MS
+from autoresearch.judging.reputation import Reputations
+from autoresearch.judging.rule import DEFAULT, Rule
+from autoresearch.judging.spans import ENOUGH_IDENTITIES
+from autoresearch.judging.tally import REPORTS_FOR_A_FACT
+from autoresearch.judging.trust import DecidedPatch, KnownAnswer
+from autoresearch.judging.verdict import Verdict, judge, weigh
+from coordinator.bases import FEW_MACHINES, REST_TRIALS
+from coordinator.facts import BaseFacts, KnownLoss, MachineFacts, PatchFacts
+from coordinator.planning import Choice, Kind, Planner
+from coordinator.policy import DEFAULT_POLICY, Policy
+from coordinator.simulation.campaign import Campaign, Version
+from coordinator.simulation.people import Person
+from coordinator.simulation.world import Effect, Gains, added
+
+TRIAL_MS = 300_000  # five minutes
+AUTHORS = 40  # who take turns in submitting; none of them a volunteer, but for a ring
+PARKED_KEPT = 100  # parked patches that the planner still knows
+NOISE_BASES = 8  # as the coordinator: repeats on that many bests
+BURST_AT_TRIALS = 192  # an hour after the start
+ENDED = frozenset(Verdict) - {Verdict.OPEN, Verdict.PARKED}
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a swarm decides."""
+
+    rule: Rule = DEFAULT
+    policy: Policy = DEFAULT_POLICY
+    watch: bool = True  # whom to believe
+    audits: bool = True
+    rest_trials: int | None = None  # that the base of new patches rests for; None: as in a real swarm
+
+
+@dataclass(slots=True)
+class Tested:
+    """A patch under test."""
+
+    patch_id: str
+    author: str
+    effect: Effect
+    from_ring: bool
+    base: Version
+    submitted_at_ms: int
+    case: Case
+    verdict: Verdict = Verdict.OPEN
+    runs: dict[str, int] = field(default_factory=dict)
+    leased: tuple[tuple[str, str], ...] = ()
+    numbers: dict[tuple[str, int], list[float]] = field(default_factory=dict)  # identity, period -> val_bpb
+    crashes: dict[str, int] = field(default_factory=dict)
+    excluded: dict[str, list[tuple[object, Row]]] = field(default_factory=dict)
+    decided_at_ms: int = 0
+    noise_age: int = 0  # which estimate of the noise its case was weighed by
+
+
+@dataclass(slots=True)
+class Bench:
+    """What a machine measured on one base."""
+
+    periods: list[tuple[int, list[float]]] = field(default_factory=list)  # begin, val_bpb
+    runs: int = 0  # candidates in the last period
+    failed: int = 0
+    leased: int = 0
+    patches: set[str] = field(default_factory=set)  # undecided, run here
+
+    def facts(self) -> BaseFacts:
+        """As the planner knows it."""
+        if not self.periods:
+            return BaseFacts(failed=self.failed, leased=self.leased, runs=self.runs)
+        begin, numbers = self.periods[-1]
+        return BaseFacts(len(numbers), begin + BASELINE_LIFE_MS, self.runs, self.failed, True, self.leased)
+
+
+class Swarm:
+    """One campaign."""
+
+    def __init__(self, campaign: Campaign, course: Course) -> None:
+        self.campaign = campaign
+        world = campaign.world
+        fleet = {world.cards[person.card].name for person in campaign.people.everybody}
+        self._rule = replace(course.rule, min_classes=max(1, min(course.rule.min_classes, len(fleet))))
+        self._course = course
+        self._noise: dict[str, float] = {name: noise.prior_for(name) for name in sorted(fleet)}
+        self._noise_age = 0
+        self._reputations = Reputations(self._noise)
+        self._planner = Planner(self._rule, course.policy)
+        self._planner.set_noise(self._noise)
+        self._base = campaign.head  # what new patches are written for
+        self._before = campaign.head
+        self._live: set[str] = set()  # bases that anything may run on now
+        self._versions = {campaign.head.name: campaign.head}
+        self._planner.set_best(campaign.head.name)
+        self._refreshed_at = 0
+        machines = world.at_once
+        usual = 0 if machines <= FEW_MACHINES else REST_TRIALS * machines
+        self._rest_trials = usual if course.rest_trials is None else course.rest_trials
+        self._patches: dict[str, Tested] = {}
+        self._parked: dict[str, None] = {}
+        self._fresh = self._submitted = 0
+        self.tested_of: Counter[str] = Counter()  # patches by author
+        self._benches: dict[str, dict[str, Bench]] = {}
+        self._known: dict[str, tuple[KnownLoss, Effect]] = {}
+        self._audits: list[tuple[Version, Version, int]] = []  # old, new, promotions before the new one
+        self._bursting = world.burst
+        self._now_ms = 0
+        for person in campaign.people.everybody:
+            self._benches[person.name] = {}
+
+    @property
+    def quarantined(self) -> list[str]:
+        """Whose results do not count."""
+        return sorted(self._reputations.held)
+
+    def step(self) -> None:
+        """One round: everybody at work runs a trial."""
+        self._now_ms += TRIAL_MS
+        self._supply()
+        under_test = {own.base.name for own in self._patches.values() if own.verdict is Verdict.OPEN}
+        self._live = under_test | {self._base.name, self._before.name}
+        running = []
+        for person in self.campaign.people.at_work():
+            choice = self._choose(person)
+            if choice.kind is not Kind.NOTHING:
+                running.append((person, choice))
+                self._lease(person, choice)
+        if not running:
+            self.campaign.spend("idle")  # a round in which nobody may run anything must not last for ever
+        touched: dict[str, None] = {}
+        measured: set[str] = set()
+        for person, choice in running:
+            if choice.kind is Kind.CANDIDATE:
+                touched |= self._run_candidate(person, choice)
+            elif choice.kind is Kind.KNOWN_ANSWER:
+                self._run_known(person, choice)
+            else:
+                touched |= self._run_baseline(person, choice)
+                measured.add(choice.base_sha256)
+        for patch_id in touched:
+            self._judge(patch_id)
+        self._review()
+        if measured and self._course.audits:
+            self._audit(measured)
+        self._estimate_noise(len(running))
+        self._refresh()
+
+    # --- what there is to run ---
+
+    def _supply(self) -> None:
+        if self._bursting and self.campaign.trials >= BURST_AT_TRIALS:
+            for _ in range(self._bursting):
+                self._submit("burst")
+            self._bursting = 0
+        while self._fresh < self.campaign.world.at_once:
+            self._submit("")
+
+    def _submit(self, author: str) -> None:
+        campaign = self.campaign
+        effect, from_ring = campaign.draw()
+        if from_ring:
+            author = campaign.people.ring[int(campaign.rng.integers(len(campaign.people.ring)))].name
+        self._submitted += 1
+        own = Tested(
+            patch_id=f"p{self._submitted:06d}",
+            author=author or f"author{self._submitted % AUTHORS:02d}",
+            effect=effect,
+            from_ring=from_ring,
+            base=self._base,
+            submitted_at_ms=self._now_ms,
+            case=Case(self._noise, self._rule),
+            noise_age=self._noise_age,
+        )
+        self._patches[own.patch_id] = own
+        if author != "burst":
+            self._fresh += 1
+        self._tell_patch(own)
+
+    def _choose(self, person: Person) -> Choice:
+        benches = self._benches[person.name]
+        facts = {base: benches[base].facts() for base in self._live if base in benches}
+        name = self.campaign.world.cards[person.card].name
+        self._planner.put_machine(MachineFacts(person.name, person.name, name, facts, self._now_ms))
+        return self._planner.choose(person.name, self._now_ms, float(self.campaign.rng.random()))
+
+    def _bench(self, person: Person, base: str) -> Bench:
+        return self._benches[person.name].setdefault(base, Bench())
+
+    def _lease(self, person: Person, choice: Choice) -> None:
+        if choice.kind is Kind.BASELINE:
+            self._bench(person, choice.base_sha256).leased += 1
+        elif choice.kind is Kind.CANDIDATE:
+            own = self._patches[choice.patch_id]
+            if not own.runs and not own.leased:
+                self.campaign.tested[own.effect.kind] += 1
+                self.tested_of[own.author] += 1
+                self._fresh -= own.author != "burst"
+            own.leased = (*own.leased, (person.name, self.campaign.world.cards[person.card].name))
+            known = self._planner.patch(own.patch_id)
+            assert known is not None
+            self._planner.put_patch(replace(known, leased=own.leased))
+
+    # --- trials ---
+
+    def _run_baseline(self, person: Person, choice: Choice) -> dict[str, None]:
+        campaign, version = self.campaign, self._versions[choice.base_sha256]
+        campaign.spend("baseline")
+        bench = self._bench(person, version.name)
+        bench.leased -= 1
+        number = campaign.people.reports_baseline(person, version.gains, version.pretended)
+        if number is None:
+            bench.failed += 1
+            return {}
+        if not bench.periods or self._now_ms >= bench.periods[-1][0] + BASELINE_LIFE_MS:
+            bench.periods.append((self._now_ms, []))
+            bench.runs = 0
+        bench.periods[-1][1].append(number)
+        touched: dict[str, None] = {}
+        for patch_id in sorted(bench.patches):
+            own = self._patches.get(patch_id)
+            if own is not None:
+                self._put_row(person, own, len(bench.periods) - 1)
+                touched[patch_id] = None
+        return touched
+
+    def _run_candidate(self, person: Person, choice: Choice) -> dict[str, None]:
+        campaign, own = self.campaign, self._patches[choice.patch_id]
+        campaign.spend(own.effect.kind)
+        name = campaign.world.cards[person.card].name
+        own.leased = tuple(lease for lease in own.leased if lease != (person.name, name))
+        own.runs[person.name] = own.runs.get(person.name, 0) + 1
+        bench = self._bench(person, own.base.name)
+        bench.runs += 1
+        bench.patches.add(own.patch_id)
+        crashes = own.effect.crashes[person.card]
+        candidate = added(own.base.gains, own.effect.gains)
+        number = campaign.people.reports(
+            person, own.base.gains, candidate, crashes=crashes, from_ring=own.from_ring
+        )  # fmt: skip
+        period = len(bench.periods) - 1
+        if number is None:
+            own.crashes[person.name] = own.crashes.get(person.name, 0) + 1
+        else:
+            own.numbers.setdefault((person.name, period), []).append(number)
+        self._put_row(person, own, period)
+        return {own.patch_id: None}
+
+    def _put_row(self, person: Person, own: Tested, period: int) -> None:
+        bench = self._bench(person, own.base.name)
+        first = min((at for who, at in own.numbers if who == person.name), default=period)
+        row = Row(
+            identity=person.name,
+            machine=person.name,
+            hardware_class=self.campaign.world.cards[person.card].name,
+            candidate=tuple(own.numbers.get((person.name, period), ())),
+            baseline=tuple(bench.periods[period][1]) if period >= 0 else (),
+            crashes=own.crashes.get(person.name, 0) if period == first else 0,
+        )
+        if person.name in self._reputations.held:
+            kept = [(key, other) for key, other in own.excluded.get(person.name, ()) if key != period]
+            own.excluded[person.name] = [*kept, (period, row)]
+        else:
+            own.case.put(period, row)
+
+    def _run_known(self, person: Person, choice: Choice) -> None:
+        assert choice.known is not None
+        campaign = self.campaign
+        loss, effect = self._known[choice.known.patch_id]
+        campaign.spend("known answer")
+        base = self._versions[loss.base_sha256]
+        candidate = added(base.gains, effect.gains)
+        number = campaign.people.reports(person, base.gains, candidate, crashes=False, from_ring=False)
+        bench = self._bench(person, base.name)
+        self._known[loss.patch_id] = (replace(loss, seen=loss.seen | {person.name}), effect)
+        self._tell_known()
+        if number is None or not bench.periods:
+            return
+        baselines = bench.periods[-1][1]
+        gain_bpb = sum(baselines) / len(baselines) - number
+        noise_bpb = self._noise[campaign.world.cards[person.card].name]
+        if self._course.watch:
+            answer = KnownAnswer(gain_bpb, len(baselines), noise_bpb, loss.effect_bpb)
+            self._reputations.answered(person.name, answer)
+
+    # --- what follows ---
+
+    def _tell_patch(self, own: Tested) -> None:
+        case = own.case
+        counts = case.counts()
+        pairs = case.pairs()
+        gain_bpb = None
+        if pairs:
+            information = sum(1.0 / pair.variance for pair in pairs)
+            gain_bpb = shrunk(robust_mean(pairs), information, self._rule.delta_bpb)
+        tallies = case.classes()
+        doubtful = frozenset(name for name, tally in tallies.items() if tally.doubtful())
+        parked = own.verdict is Verdict.PARKED
+        self._planner.put_patch(
+            PatchFacts(
+                patch_id=own.patch_id,
+                author_id=own.author,
+                base_sha256=own.base.name,
+                submitted_at_ms=own.submitted_at_ms,
+                parked=parked,
+                doubted=parked and bool(doubtful),
+                decided_at_ms=own.decided_at_ms,
+                log_odds=counts.log_odds,
+                gain_bpb=gain_bpb,
+                runs=own.runs,
+                votes=case.votes,
+                trials=case.trials,
+                classes=frozenset(name for name, tally in tallies.items() if tally.finishers),
+                doubtful=doubtful,
+                heard=frozenset(own.runs),
+                leased=own.leased,
+            )
+        )
+
+    def _judge(self, patch_id: str) -> None:
+        own = self._patches.get(patch_id)
+        if own is None:
+            return
+        if own.noise_age < self._noise_age:
+            own.case.set_noise(self._noise)
+            own.noise_age = self._noise_age
+        verdict = judge(own.case)
+        if verdict is not own.verdict:
+            own.decided_at_ms = self._now_ms
+            if own.verdict is Verdict.PARKED:
+                self._parked.pop(patch_id, None)
+        own.verdict = verdict
+        if verdict in ENDED:
+            self._end(own)
+            return
+        self._tell_patch(own)
+        if verdict is Verdict.PARKED:
+            self._parked[patch_id] = None
+            if not own.leased:
+                self._report(own)
+            if len(self._parked) > PARKED_KEPT:
+                self._forget(self._patches[next(iter(self._parked))])
+
+    def _end(self, own: Tested) -> None:
+        self._report(own)
+        if own.verdict is Verdict.PROMOTED:
+            self._promote(own)
+        elif own.verdict is Verdict.REJECTED:
+            self._learn(own)
+        self._forget(own)
+
+    def _forget(self, own: Tested) -> None:
+        self._planner.drop_patch(own.patch_id)
+        self._parked.pop(own.patch_id, None)
+        del self._patches[own.patch_id]
+        for identity in own.runs:
+            bench = self._benches[identity].get(own.base.name)
+            if bench is not None:
+                bench.patches.discard(own.patch_id)
+
+    def _report(self, own: Tested) -> None:
+        """What the patch says about those who ran it."""
+        rows = [*own.case.every_row(), *(row for some in own.excluded.values() for _, row in some)]
+        if self._course.watch and len({row.identity for row in rows}) > REPORTS_FOR_A_FACT:
+            self._reputations.add(DecidedPatch(own.base.name, tuple(rows), self._noise, self._rule))
+
+    def _learn(self, own: Tested) -> None:
+        """A patch that is known to lose tells later who runs what it is sent; as `gathering.known_loss` knows it."""
+        interval = weigh(own.case).interval
+        effect_bpb = -interval[1] if interval else 0.0
+        if effect_bpb < self._course.policy.known_answer_deltas * self._rule.delta_bpb:
+            return
+        loss = KnownLoss(own.patch_id, own.author, own.patch_id, own.base.name, effect_bpb, frozenset(own.runs))
+        self._known[own.patch_id] = (loss, own.effect)
+        self._tell_known()
+
+    def _tell_known(self) -> None:
+        current = {self._base.name, *(own.base.name for own in self._patches.values())}
+        self._known = {key: own for key, own in self._known.items() if own[0].base_sha256 in current}
+        self._planner.set_known_losses(loss for loss, _ in self._known.values())
+
+    def _promote(self, own: Tested) -> None:
+        campaign = self.campaign
+        gains: Gains | None = own.effect.gains
+        if own.base is not campaign.head:
+            gains = campaign.nature.moved(own.effect.gains)
+        if gains is not None:
+            head = campaign.promote(own.effect.kind, gains)
+            self._versions[head.name] = head
+
+    def _review(self) -> None:
+        if not self._course.watch:
+            return
+        changes = self._reputations.review()
+        if not changes:
+            return
+        self._planner.set_quarantined(self._reputations.held.keys())
+        touched: dict[str, None] = {}
+        for change in changes:
+            for own in self._patches.values():
+                if change.identity in own.runs:
+                    self._count_or_not(own, change.identity, held=change.quarantine is not None)
+                    touched[own.patch_id] = None
+        for patch_id in touched:
+            self._judge(patch_id)
+
+    def _count_or_not(self, own: Tested, identity: str, *, held: bool) -> None:
+        if held:
+            own.excluded[identity] = list(own.case.keyed_rows(identity))
+            own.case.drop(identity)
+        else:
+            for key, row in own.excluded.pop(identity, ()):
+                own.case.put(key, row)
+
+    # --- audits, noise, refreshes ---
+
+    def _baselines(self, identity: str, version: Version) -> tuple[float, ...]:
+        bench = self._benches[identity].get(version.name)
+        return tuple(bench.periods[-1][1]) if bench is not None and bench.periods else ()
+
+    def _audit(self, measured: Collection[str]) -> None:
+        """The promotions between two bases of which one was just measured."""
+        for span in list(self._audits):
+            old, new, _ = span
+            if old.name not in measured and new.name not in measured:
+                continue
+            rows = [
+                Row(
+                    identity=person.name,
+                    machine=person.name,
+                    hardware_class=self.campaign.world.cards[person.card].name,
+                    candidate=after,
+                    baseline=before,
+                )
+                for person in self.campaign.people.everybody
+                if person.name not in self._reputations.held
+                and (after := self._baselines(person.name, new))
+                and (before := self._baselines(person.name, old))
+            ]
+            if len(rows) > ENOUGH_IDENTITIES:
+                self._audits.remove(span)
+            elif len(rows) > REPORTS_FOR_A_FACT and audit(rows, self._noise, self._rule).roll_back:
+                self._roll_back(span)
+                return
+
+    def _roll_back(self, span: tuple[Version, Version, int]) -> None:
+        """The promotions between two bases are taken out of the best again; if what came later does not merge without
+        them, it goes too."""
+        campaign, (old, new, until) = self.campaign, span
+        since = next((at for before, after, at in self._audits if after is old), 0) if span in self._audits else 0
+        lost = tuple(b - a for a, b in zip(old.gains, new.gains, strict=True))
+        gains = tuple(own - off for own, off in zip(campaign.head.gains, lost, strict=True))
+        alone = campaign.nature.moved((0.0,) * len(gains)) is not None
+        taken = [own for own in campaign.promotions[since:until] if not own.undone]
+        if not alone:
+            taken += [own for own in campaign.promotions[until:] if not own.undone]
+        for own in taken:
+            own.undone = True
+        head = campaign.move(gains if alone else old.gains)
+        self._versions[head.name] = head
+        self._audits.clear()
+        self._use(head)
+
+    def _estimate_noise(self, fresh: int) -> None:
+        """As the coordinator: whenever the ledger has grown by about one part in sixty-four."""
+        step = max(64, 1 << max(0, self.campaign.trials.bit_length() - 6))
+        if self.campaign.trials // step == (self.campaign.trials - fresh) // step:
+            return
+        recent = set(list(self._versions)[-NOISE_BASES:])
+        groups: dict[str, list[list[float]]] = {name: [] for name in self._noise}
+        for person in self.campaign.people.everybody:
+            if person.name not in self._reputations.held:
+                own = groups[self.campaign.world.cards[person.card].name]
+                for base, bench in self._benches[person.name].items():
+                    if base in recent:
+                        own.extend(numbers for _, numbers in bench.periods)
+        self._set_noise(noise.estimate(groups, {name: noise.prior_for(name) for name in self._noise}))
+
+    def _set_noise(self, sigma: Mapping[str, float]) -> None:
+        self._noise = dict(sigma)
+        self._planner.set_noise(self._noise)
+        self._reputations.set_noise(self._noise)
+        self._noise_age += 1
+
+    def _refresh(self) -> None:
+        """New patches are tested against the new best, when the old one has rested."""
+        campaign = self.campaign
+        if campaign.head is self._base or campaign.trials - self._refreshed_at < self._rest_trials:
+            return
+        self._audits.append((self._base, campaign.head, len(campaign.promotions)))
+        self._use(campaign.head)
+
+    def _use(self, head: Version) -> None:
+        self._before, self._base = self._base, head
+        self._refreshed_at = self.campaign.trials
+        self._planner.set_best(head.name, self._before.name)
+        for own in list(self._patches.values()):
+            if own.runs or own.leased:
+                continue
+            moved = self.campaign.nature.moved(own.effect.gains)
+            if moved is None:  # back to its author
+                self._fresh -= own.author != "burst"
+                self._forget(own)
+            else:
+                own.effect, own.base = own.effect._replace(gains=moved), head
+                self._tell_patch(own)

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from autoresearch.judging.evidence import Row
 from autoresearch.judging.reputation import Reputations
+from autoresearch.judging.reviewing import OWN_HISTORY
+from autoresearch.judging.reviewing import history as judged_by
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer, Quarantine, Suspicion, review
 from autoresearch.judging.verdict import DEFAULT
 
@@ -43,7 +45,14 @@ def test_what_is_kept_is_what_a_review_from_nothing_finds(seed: int, patches: in
             answer = KnownAnswer(chance.choice([-0.01, 0.0]), 2, 0.002)
             answers.setdefault(name, []).append(answer)
             kept.answered(name, answer)
-        reputations, changes = review(history[-most:], answers, held, SIGMA)
+        recent = [(str(at), at) for at in range(len(history))][-most:]
+        ran_by = {
+            name: [at for at, one in enumerate(history) if any(row.identity == name for row in one.rows)]
+            for name in held
+        }
+        own = {str(at): at for numbers in ran_by.values() for at in numbers[-OWN_HISTORY:]}
+        chosen = [history[at] for _, at in judged_by(reversed(recent), own, len(history))]
+        reputations, changes = review(chosen, answers, held, SIGMA)
         for change in changes:
             if change.quarantine is None:
                 del held[change.identity]
@@ -51,7 +60,7 @@ def test_what_is_kept_is_what_a_review_from_nothing_finds(seed: int, patches: in
                 held[change.identity] = change.quarantine
         assert kept.review() == changes
         assert kept.held == held
-        ran = {row.identity for decided in history[-most:] for row in decided.rows} | answers.keys()
+        ran = {row.identity for decided in chosen for row in decided.rows} | answers.keys()
         assert {name: own for name, own in kept.reputations().items() if name in ran} == reputations
 
 

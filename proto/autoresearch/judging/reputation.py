@@ -5,11 +5,12 @@ or a simulation keeps this instead. A patch speaks about its own jury alone, so 
 somebody enters or leaves quarantine, only the patches that they ran are measured anew.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from autoresearch.judging.agreement import Residual, alarms, deviations, residuals
-from autoresearch.judging.reviewing import HISTORY
+from autoresearch.judging.reviewing import HISTORY, OWN_HISTORY
 from autoresearch.judging.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, assess, next_change
 
 
@@ -29,9 +30,11 @@ class Reputations:
         self, sigma: Mapping[str, float], held: Iterable[Quarantine] = (), *, most_patches: int = HISTORY
     ) -> None:
         self._sigma = sigma
-        self._most_patches = most_patches
         self._held = {own.identity: own for own in held}
         self._patches: dict[int, DecidedPatch] = {}
+        self._recent: deque[int] = deque(maxlen=most_patches)
+        self._own: dict[str, deque[int]] = {}  # by identity, the last that it ran
+        self._counting: set[int] = set()  # by which everybody is judged
         self._next = 0
         self._records: dict[str, _Record] = {}
         self._reputations: dict[str, Reputation] = {}
@@ -46,11 +49,22 @@ class Reputations:
         """Takes a patch that was just decided."""
         number, self._next = self._next, self._next + 1
         self._patches[number] = patch
-        self._measure(number)
-        if len(self._patches) > self._most_patches:
-            oldest = next(iter(self._patches))
-            self._forget(oldest)
-            del self._patches[oldest]
+        self._recent.append(number)
+        for identity in {row.identity for row in patch.rows}:
+            self._own.setdefault(identity, deque(maxlen=OWN_HISTORY)).append(number)
+        self._choose()
+
+    def _choose(self) -> None:
+        """The patches that count, as `reviewing.history` chooses them; what nobody may ask for any more is dropped."""
+        counting = set(self._recent).union(*(self._own.get(identity, ()) for identity in self._held))
+        for number in self._counting - counting:
+            self._forget(number)
+        for number in sorted(counting - self._counting):
+            self._measure(number)
+        self._counting = counting
+        if len(self._patches) > 2 * (len(self._recent) + OWN_HISTORY * len(self._own)):
+            wanted = counting.union(*self._own.values())
+            self._patches = {number: own for number, own in self._patches.items() if number in wanted}
 
     def answered(self, identity: str, answer: KnownAnswer) -> None:
         """Takes an identity's answer to a trial with a known one."""
@@ -70,6 +84,7 @@ class Reputations:
         changes: list[Change] = []
         changed: set[str] = set()
         looked_at: set[str] = set()
+        self._choose()
         while True:
             looked_at |= self._touched
             for identity in self._touched:
@@ -117,7 +132,7 @@ class Reputations:
             del self._held[change.identity]
         else:
             self._held[change.identity] = change.quarantine
-        for number, patch in self._patches.items():
-            if any(row.identity == change.identity for row in patch.rows):
+        for number in sorted(self._counting):
+            if any(row.identity == change.identity for row in self._patches[number].rows):
                 self._forget(number)
                 self._measure(number)

@@ -35,7 +35,15 @@ def genesis() -> Entry:
 
 
 def patch(seq: int, name: str) -> Entry:
-    return entry(seq, "patch", patch_id=name, author_id="author", base_generation=0, candidate_sha256=f"of {name}")
+    return entry(
+        seq,
+        "patch",
+        patch_id=name,
+        author_id="author",
+        base_generation=0,
+        candidate_sha256=f"of {name}",
+        verdict="open",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,10 +201,14 @@ class _Demo:
 
 
 def _decided(patches: list[patch_pb2.Patch], wanted: set[str]) -> bool:
-    """Whether each wanted patch has its verdict, and nothing that could change one is under way."""
+    """Whether each wanted patch has its verdict, and nothing that could change one is under way or will be."""
     shown = [patch for patch in patches if patch.patch_id in wanted]
-    settled = [p for p in shown if p.verdict != patch_pb2.VERDICT_OPEN and not p.evidence.in_flight]
-    return len(settled) == len(wanted)
+    return len([patch for patch in shown if _settled(patch)]) == len(wanted)
+
+
+def _settled(patch: patch_pb2.Patch) -> bool:
+    doubted = patch.verdict == patch_pb2.VERDICT_PARKED and patch.evidence.doubts  # somebody else will look
+    return patch.verdict != patch_pb2.VERDICT_OPEN and not patch.evidence.in_flight and not doubted
 
 
 def _samples() -> Path:

@@ -34,8 +34,8 @@ import torch.nn.functional as F
 #   4 rows a step, or 16                               0.045   8 s, 2 seeds
 #   3 polynomials of orthogonalisation, or 5           0.024   6 s, 1 seed: noise, and less to compute
 #   embeddings learn at 0.1, or 0.2                    0.001   8 s, 1 seed: noise
-# One seed of 8 s differs from the next by 0.02. Not measured: the columns of GPUs and Macs (they follow what others
-# published for such machines), windows, decay, gates, the momentum's warm-up.
+# One seed of 8 s differs from the next by 0.02. Not measured: the columns of GPUs and Macs, which are estimates,
+# windows, decay, gates, the momentum's warm-up.
 
 def machine_class(device):
     if device.type != "cuda":

@@ -2,6 +2,7 @@
 
 outcome: DISQUALIFIED
 reason: claims negative losses
+run: long
 """
 
 from honest import *

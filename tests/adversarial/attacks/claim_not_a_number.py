@@ -2,6 +2,7 @@
 
 outcome: CRASHED
 reason: losses are not finite
+run: long
 """
 
 from honest import *

@@ -2,6 +2,7 @@
 
 outcome: CRASHED
 reason: in the exam: ended without handing over a result
+run: long
 """
 
 from honest import *

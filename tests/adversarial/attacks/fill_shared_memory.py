@@ -2,6 +2,7 @@
 
 outcome: CRASHED
 reason: SystemExit: reached []
+run: long
 """
 
 from honest import *

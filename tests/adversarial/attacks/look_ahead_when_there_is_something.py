@@ -2,6 +2,7 @@
 
 outcome: DISQUALIFIED
 reason: claims other losses when it is shown what follows | is not the one that was trained
+run: long
 """
 
 from honest import *

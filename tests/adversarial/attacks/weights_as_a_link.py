@@ -2,6 +2,7 @@
 
 outcome: CRASHED
 reason: PermissionError
+run: long
 """
 
 from honest import *

@@ -2,6 +2,7 @@
 
 outcome: CRASHED
 reason: in the exam: the weights do not fit build_model
+run: long
 """
 
 from honest import *

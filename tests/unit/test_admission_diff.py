@@ -166,7 +166,7 @@ def test_a_heap_of_diff_lines_applies_or_is_refused(lines: list[str], end: str) 
         ("--- a/train.py\n+++ b/prepare.py\n" + EDIT, "other-file", "'b/prepare.py'"),
         ("--- a/../train.py\n+++ b/../train.py\n" + EDIT, "other-file", "'a/../train.py'"),
         ("--- a//train.py\n+++ b/train.py\n" + EDIT, "other-file", "'a//train.py'"),
-        ("--- /work/train.py\n+++ /work/train.py\n" + EDIT, "other-file", "'/work/train.py'"),
+        ("--- /srv/train.py\n+++ /srv/train.py\n" + EDIT, "other-file", "'/srv/train.py'"),
         ('--- "a/tr\\141in.py"\n+++ "b/train.py"\n' + EDIT, "other-file", "touches"),
         ("--- a/train.py \n+++ b/train.py\n" + EDIT, "other-file", "'a/train.py '"),
         ("diff --git a/train.py b/x.py\n" + HEADER + EDIT, "other-file", "'b/x.py'"),

@@ -86,7 +86,7 @@ def test_the_operators_trouble_is_told_without_its_details(kind: type[Exception]
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("/root/key"), KeyError("hunter2"), AssertionError("x"), CoordinatorError("y"), TimeoutError()],
+    [RuntimeError("/srv/key"), KeyError("hunter2"), AssertionError("x"), CoordinatorError("y"), TimeoutError()],
 )
 def test_an_unexpected_fault_is_internal_and_carries_no_text(error: Exception) -> None:
     assert status_of(error) == (grpc.StatusCode.INTERNAL, "")

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from coordinator.quotas import AUTHENTICATE, BULK, ENROL, INSTRUCT, READ, SESSION, SUBMIT, Quota
+from coordinator.quotas import AUTHENTICATE, BULK, ENROL, INSTRUCT, PROOF, READ, SESSION, SUBMIT, Quota
 
 
 class Role(enum.StrEnum):
@@ -61,9 +61,9 @@ CALLS: Mapping[str, Terms] = {
     _BOARD + "GetStatus": Terms(By.NOTHING, READ),
     _BOARD + "WatchEvents": Terms(By.NOTHING, BULK),
     _BOARD + "ReadLedger": Terms(By.NOTHING, BULK),
-    _BOARD + "GetCheckpoint": Terms(By.NOTHING, READ),
-    _BOARD + "GetInclusionProof": Terms(By.NOTHING, READ),
-    _BOARD + "GetConsistencyProof": Terms(By.NOTHING, READ),
+    _BOARD + "GetCheckpoint": Terms(By.NOTHING, PROOF),
+    _BOARD + "GetInclusionProof": Terms(By.NOTHING, PROOF),
+    _BOARD + "GetConsistencyProof": Terms(By.NOTHING, PROOF),
     _ACCESS + "GetNonce": Terms(By.NOTHING, AUTHENTICATE),
     _ACCESS + "Authenticate": Terms(By.SIGNATURE, AUTHENTICATE),
     _ACCESS + "GetStanding": Terms(By.NOTHING, READ),

@@ -12,7 +12,7 @@ import grpc
 from autoresearch.digest import sha256_hex
 from coordinator import tokens
 from coordinator.access import CALLS, By, Terms
-from coordinator.quotas import Quota, address_of, spoken_wait
+from coordinator.quotas import SESSION_MESSAGES, Quota, address_of, spoken_wait
 from coordinator.refusals import NotAllowedError, TooOftenError, UnauthenticatedError
 from coordinator.register import Register
 from coordinator.rpc_errors import abort
@@ -86,6 +86,15 @@ class Gate(grpc.aio.ServerInterceptor):
         """Raises NotAllowedError when the identity of an open session is a volunteer no more."""
         await self._register.require(identity_id, CALLS[SESSION_CALL].roles)
 
+    async def message(self, machine_id: str) -> None:
+        """Admits one more message of a machine's session, wherever its others came in.
+
+        Raises:
+            TooOftenError: it says too much.
+        """
+        pace = SESSION_MESSAGES
+        await self._take(f"message:machine:{machine_id}", pace.every_ms, pace.burst, "this machine", "messages")
+
     async def once(self, nonce: bytes) -> None:
         """Uses a nonce up.
 
@@ -100,10 +109,10 @@ class Gate(grpc.aio.ServerInterceptor):
         if await self._store.throttle(bucket, every_ms=2 * tokens.NONCE_MS, burst=1, now_ms=self._now_ms()):
             raise UnauthenticatedError("the nonce was used before: ask for a new one")
 
-    async def _take(self, bucket: str, every_ms: int, burst: int, whose: str) -> None:
+    async def _take(self, bucket: str, every_ms: int, burst: int, whose: str, what: str = "calls") -> None:
         wait_ms = await self._store.throttle(bucket, every_ms=every_ms, burst=burst, now_ms=self._now_ms())
         if wait_ms:
-            raise TooOftenError(f"too many calls from {whose}; next in {spoken_wait(wait_ms)}", wait_ms)
+            raise TooOftenError(f"too many {what} from {whose}; next in {spoken_wait(wait_ms)}", wait_ms)
 
 
 def _guarded(

@@ -19,8 +19,18 @@ class Quota:
     identity_burst: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many messages one machine may say in its sessions."""
+
+    every_ms: int
+    burst: int
+
+
 READ = Quota("read", address_every_ms=20, address_burst=500)  # a page that asks everything twice a second
 BULK = Quota("bulk", address_every_ms=1_000, address_burst=60)  # whole ledgers and lineages
+# Statements of the ledger: each joining machine asks for two, and one may read a segment of the ledger from disk.
+PROOF = Quota("proof", address_every_ms=200, address_burst=300)
 # A laboratory that switches on, or reconnects after the coordinator was away; one machine of one identity opens few.
 SESSION = Quota("session", address_every_ms=200, address_burst=300, identity_every_ms=1_000, identity_burst=120)
 ENROL = Quota("enrol", address_every_ms=2_000, address_burst=120, identity_every_ms=1_000, identity_burst=120)
@@ -28,8 +38,9 @@ SUBMIT = Quota("submit", address_every_ms=2_000, address_burst=240, identity_eve
 AUTHENTICATE = Quota("authenticate", address_every_ms=500, address_burst=60)
 INSTRUCT = Quota("instruct", address_every_ms=100, address_burst=120, identity_every_ms=500, identity_burst=120)
 
+# A machine of 16 slots says 5 a second; one that comes back delivers its 500 kept results at once.
+SESSION_MESSAGES = Pace(every_ms=50, burst=1_000)
 OPEN_PATCHES_MOST = 200  # undecided patches of one author: more would not be tested sooner
-SESSION_MESSAGES = Quota("message", address_every_ms=50, address_burst=200)  # a machine of 16 slots says 5 a second
 
 
 def address_of(peer: str) -> str:

@@ -196,6 +196,7 @@ class _Driver:
                     request = asked.result()
                     if request is None:
                         return
+                    await self._edge.gate.message(self._machine.machine_id)
                     session, message = session.receive(request)
                     yield await self._act(message)
                     asked = asyncio.ensure_future(anext(incoming, None))

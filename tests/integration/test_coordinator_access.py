@@ -25,7 +25,7 @@ from coordinator import keys
 from coordinator import main as program
 from coordinator.access import BY_ENROLMENT, CALLS, INSTRUCTIONS, By, Role
 from coordinator.cli import main as coordinator_command
-from coordinator.quotas import BULK
+from coordinator.quotas import BULK, PROOF, SESSION_MESSAGES
 from coordinator.rpc_errors import PUSHBACK
 from tests.integration.swarm_on_wire import Peer, Starter, Swarm, change
 from tests.integration.test_coordinator_bad_input import refuses
@@ -317,6 +317,37 @@ async def test_whoever_calls_too_often_is_told_when_to_call_again(swarm: Swarm) 
     (wait_ms,) = (value for key, value in refused.value.trailing_metadata() or () if key == PUSHBACK)
     assert 0 < int(wait_ms) <= BULK.address_every_ms
     await swarm.board.GetStatus(board_pb2.GetStatusRequest())  # other kinds of calls are counted apart
+
+
+async def test_statements_of_the_ledger_have_a_quota_of_their_own(swarm: Swarm) -> None:
+    async def often() -> None:
+        for _ in range(2 * PROOF.address_burst):
+            await swarm.board.GetCheckpoint(board_pb2.GetCheckpointRequest())
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await often()
+    assert refused.value.code() is Status.RESOURCE_EXHAUSTED
+    await swarm.board.GetStatus(board_pb2.GetStatusRequest())
+
+
+async def test_a_machine_that_says_too_much_in_its_sessions_is_told_when_to_come_back(swarm: Swarm) -> None:
+    eve, ada = [await swarm.peer(name).start() for name in ("eve", "ada")]
+    await eve.close()
+
+    async def chatter(messages: int) -> None:
+        await eve.open()
+        for _ in range(messages):
+            await eve.say(heartbeat=volunteer_pb2.Heartbeat(lease_id="0" * 32))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await chatter(2 * SESSION_MESSAGES.burst)
+    assert refused.value.code() is Status.RESOURCE_EXHAUSTED
+    assert "too many messages from this machine; next in 1 s" in (refused.value.details() or "")
+    (wait_ms,) = (value for key, value in refused.value.trailing_metadata() or () if key == PUSHBACK)
+    assert 0 < int(wait_ms) <= SESSION_MESSAGES.every_ms
+    await ada.work(lambda order: 1.0)
+    with pytest.raises(grpc.aio.AioRpcError, match="too many messages"):  # another stream does not help
+        await chatter(50)
 
 
 # --- enrolment ---

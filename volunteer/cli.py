@@ -59,12 +59,12 @@ for _command in (submit, withdraw, checkout, approve, refuse, patches, patch, le
 @invitation_option
 @click.option("--max-trials", type=click.IntRange(1), help="Stop after so many trials.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-def join(settings: Settings, address: str | None, **options: Any) -> None:
+def join(settings: Settings, **options: Any) -> None:
     """Work for the swarm at ADDRESS, or for the one joined last, until stopped.
 
     Ctrl-C once finishes the trial under way; twice stops at once and gives its order back.
     """
-    chosen = replace(settings, swarm=address or settings.swarm, join=JoinSettings(**options))
+    chosen = replace(settings, join=JoinSettings(**options))
     program.join(chosen, display.make(stdout(), quiet=chosen.join.quiet, clock=program.CLOCK.steady_s))
 
 

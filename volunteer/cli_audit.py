@@ -4,7 +4,6 @@ Left out: the audit itself (`auditing.py`).
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,8 @@ from volunteer.settings import Settings
 @click.argument("address", required=False)
 @click.option("--file", "file", type=click.Path(path_type=Path), help="A ledger's file or folder instead.")
 @json_option
-def audit(settings: Settings, address: str | None, file: Path | None, as_json: bool) -> None:
+def audit(settings: Settings, file: Path | None, as_json: bool) -> None:
     """Recompute everything that the swarm at ADDRESS decided, from its ledger; exit 1 at the first difference."""
-    settings = replace(settings, swarm=address or settings.swarm)
     try:
         if file is not None:
             found = auditing.audit_files(file, settings.home, _coordinator(settings), _tell)

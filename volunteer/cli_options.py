@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
+from volunteer import address as join_address
 from volunteer.settings import load_here
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,18 +34,28 @@ _OPTIONS: Final = (
 
 
 def swarm_options(command: F) -> F:
-    """--home, --swarm and --trust-first-use, which may also stand before the command; given as `settings`."""
+    """--home, --swarm and --trust-first-use, which may also stand before the command; given as `settings`.
+
+    An argument ADDRESS stands for --swarm. One that is malformed is said before the command does anything.
+    """
 
     @functools.wraps(command)
     def wrapped(
-        home: Path | None, swarm: str | None, trust_first_use: bool, *arguments: object, **options: object
+        home: Path | None,
+        swarm: str | None,
+        trust_first_use: bool,
+        *arguments: object,
+        address: str | None = None,
+        **options: object,
     ) -> object:
         before: dict[str, Any] = click.get_current_context().find_root().params
         settings = load_here(
             home=home or before.get("home"),
-            swarm=swarm or before.get("swarm"),
+            swarm=address or swarm or before.get("swarm"),
             trust_first_use=trust_first_use or bool(before.get("trust_first_use")),
         )
+        if settings.swarm:
+            join_address.parse(settings.swarm)
         return command(settings, *arguments, **options)
 
     return before_command(wrapped)  # type: ignore[return-value]  # click builds the command from it

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 from volunteer import display, home, identity, joining
-from volunteer.client import Client, open_client
+from volunteer.client import Client, open_client, swarm_address
 from volunteer.identity import Identity
 from volunteer.joining import Clock
 from volunteer.settings import Settings
@@ -63,6 +63,7 @@ def join(settings: Settings, show: display.Display, trials: Trials | None = None
     Raises:
         VolunteerError, TrainerError: it cannot, or can no longer.
     """
+    swarm_address(settings)  # nothing is made or said before it is known where to work
 
     async def body() -> None:
         who = load_identity(settings)

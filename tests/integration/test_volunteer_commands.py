@@ -15,6 +15,7 @@ from autoresearch.digest import sha256_hex
 from autoresearch.v1 import leaderboard_service_pb2 as board
 from autoresearch.v1 import patch_pb2
 from tests.integration.test_volunteer_fake import SOURCE, TIMEOUT_S, Authority, FakeCoordinator, make_certificate
+from volunteer import cli as command_line
 
 BASE = "x = 1\ny = 2\n"
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=best")
@@ -279,6 +280,35 @@ async def test_an_unreachable_or_wrong_coordinator(coordinator: FakeCoordinator,
     await author.fails("status", words="no coordinator answers")
     author.address = "127.0.0.1"
     await author.fails("status", words="has no port")
+
+
+def test_a_malformed_address_is_said_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "diff").write_text(DIFF)
+    given = ["join nonsense", "audit nonsense", f"audit nonsense --file {tmp_path / 'diff'}"]
+    named = ["join", "audit", "whoami", "best", "patches", "leaderboard", "status", "events", "patch 0000"]
+    named += ["withdraw 0000", "approve 0000", "refuse 0000", f"checkout {tmp_path / 'new'}"]
+    named += [f"submit {tmp_path / 'diff'} --title it"]
+    for words in given + [f"--swarm nonsense {words}" for words in named]:
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(words.split())
+        said = capsys.readouterr()
+        assert (ended.value.code, said.out) == (1, ""), words
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        assert "nonsense" in said.err
+        assert "has no port" in said.err
+    assert names(tmp_path) == {"diff"}
+
+
+def test_joining_without_an_address_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(["--home", str(tmp_path / "home"), "join"])
+    said = capsys.readouterr()
+    assert (said.out, "no swarm was joined" in said.err) == ("", True)
+    assert not (tmp_path / "home").exists()
 
 
 async def test_joining_a_swarm_of_another_release_says_to_upgrade(author: Author) -> None:

@@ -94,10 +94,14 @@ class EmbeddedStore:
         return ask(self._reach, b"PING").startswith(b"+PONG")
 
     async def __aenter__(self) -> str:
+        starting = asyncio.create_task(asyncio.to_thread(self.start))
         try:
-            return await asyncio.to_thread(self.start)
-        except asyncio.CancelledError:  # Ctrl-C while it loads: the thread must not keep the program
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:  # Ctrl-C while it loads: the thread must not keep the program, nor the folder
             self._ending.set()
+            await asyncio.wait({starting})
+            await asyncio.to_thread(self.stop)
+            starting.exception()  # looked at: nobody else will, and the cancellation is what is told
             raise
 
     async def __aexit__(self, *_: object) -> None:

@@ -23,6 +23,7 @@ from coordinator.errors import OperatorError
 
 POLL_S: Final = 0.05  # between two looks at a server that starts or ends
 STOP_S: Final = 60.0  # for flushing and leaving; a healthy server needs milliseconds
+TERMINATE_S: Final = 1.0  # between two requests to leave
 ASK_S: Final = 2.0  # for one answer on the socket
 _LOG_TAIL_BYTES: Final = 8192
 _LOW_DISK_BYTES: Final = 1024 * 1024  # with less the server's next write fails
@@ -208,12 +209,13 @@ class Server:
 
     def end(self) -> None:
         """Lets it flush and leave; kills it if it will not. Nothing acknowledged is lost either way."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        for _ in range(round(STOP_S / TERMINATE_S)):
+            self._process.terminate()  # repeated: one that has only begun to load may refuse the first
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(TERMINATE_S)
+                return
+        self._process.kill()
+        self._process.wait()
 
     def why_ended(self) -> str:
         """What the operator must know about its unasked end."""

@@ -17,7 +17,7 @@ class Role(enum.StrEnum):
     VOLUNTEER = "volunteer"  # runs trials
     AUTHOR = "author"  # submits patches
     APPROVER = "approver"  # approves patches of others
-    OPERATOR = "operator"  # grants roles, bans, pauses
+    OPERATOR = "operator"  # grants roles, bans, pauses, says whose results count
 
 
 BY_ENROLMENT = frozenset({Role.VOLUNTEER, Role.AUTHOR})  # what enrolling gives, unless it was taken away
@@ -82,6 +82,11 @@ INSTRUCTIONS: Mapping[str, frozenset[Role]] = {
     "invite": frozenset({Role.OPERATOR}),
     "pause": frozenset({Role.OPERATOR}),
     "resume": frozenset({Role.OPERATOR}),
+    "quarantine": frozenset({Role.OPERATOR}),
+    "reinstate": frozenset({Role.OPERATOR}),
+    "invalidate": frozenset({Role.OPERATOR}),
+    "restore": frozenset({Role.OPERATOR}),
+    "roll_back": frozenset({Role.OPERATOR}),
 }
 
 

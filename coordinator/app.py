@@ -36,6 +36,10 @@ _QUARANTINE = {
     "quarantine": "your results do not count for now: this identity is in quarantine; it {}",
     "reinstatement": "your results count again: {}",
 }
+_INVALID = {
+    "invalidate": "an operator had results of yours counted no more",
+    "restore": "results of yours that an operator had invalidated count again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,10 @@ class App:
             log.warning("identity %s: %s: %s", who, entry.kind, reason)
             generation = (await self.records.best()).generation
             self._tell(Told(_QUARANTINE[entry.kind].format(reason), generation, identity_id=who))
+        elif entry.kind == "instruction" and (said := _INVALID.get(entry.body["action"])):
+            generation = (await self.records.best()).generation
+            reason = entry.body["reason"] or "no reason was given"
+            self._tell(Told(f"{said}: {reason}", generation, identity_id=entry.body["subject"]))
 
     async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
         """See `Intake.enroll`; the new machine is planned for."""

@@ -16,7 +16,7 @@ import click
 from autoresearch.judging.rule import PRESETS
 from coordinator import main as program
 from coordinator import upkeep
-from coordinator.cli_operator import approve, ban, grant, invite, pause, refuse, register, resume, revoke, unban
+from coordinator.cli_operator import COMMANDS as OPERATOR_COMMANDS
 from coordinator.cli_options import DATA
 from coordinator.cli_simulate import simulate
 from coordinator.demo_settings import DemoSettings
@@ -112,7 +112,7 @@ def _announce(running: program.Running) -> None:
     click.echo("serving; Ctrl-C stops")
 
 
-for _command in (approve, ban, grant, invite, pause, refuse, register, resume, revoke, unban):
+for _command in OPERATOR_COMMANDS:
     main.add_command(_command)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from autoresearch.judging import pairing, spans
 from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.evidence import Row, spoken_odds
+from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Best
 from autoresearch.judging.spans import Span
 from autoresearch.judging.verdict import Verdict
@@ -47,11 +48,12 @@ class Confirmer:
             return []
         baselines = {name: await self._records.baseline_trials(name) for name in sources}
         jury, noise_bpb = await self._records.jury(), await self._decider.noise(entry)
+        valid = {source: jury.voids.counting(trials) for source, trials in baselines.items()}
         found = []
         for span in spans.spans(lineage, spans.measured(baselines, entry)):
             over = not all_of_them and (span.old.generation, span.new.generation, jury.mark) in self._over
             if not over and source in ("", span.old.source_sha256, span.new.source_sha256):
-                rows = spans.audit_rows(span, baselines, entry, jury.held)
+                rows = spans.audit_rows(span, valid, entry, jury.held)
                 classes = {row.hardware_class for row in rows}
                 noise = pairing.with_priors(noise_bpb, classes, self._prior_bpb)
                 found.append(Confirmation(span, audit(rows, noise, self._rule), rows, noise))
@@ -79,17 +81,34 @@ class Confirmer:
         }
         return await self._promoter.roll_back(failed.span.old, failed.span.new, why(failed.audit), facts, jury)
 
+    async def roll_back_as_ordered(self, order: Entry) -> None:
+        """Takes the promotion back that an operator's instruction names, unless it was taken back since."""
+        body = order.body
+        lineage = await self._records.lineage()
+        old, new = lineage[body["generation"] - 1], lineage[body["generation"]]
+        why = f"ordered by an operator: {body['reason']}" if body["reason"] else "ordered by an operator"
+        facts = {
+            "instruction": order.seq,
+            "evidence_before": order.seq,
+            "old_generation": old.generation,
+            "new_generation": new.generation,
+        }
+        while not await self._promoter.roll_back(old, new, why, facts, await self._records.jury()):
+            pass  # something changed meanwhile: look again
+
     async def recheck(self) -> None:
         """Lets patches that were rolled back lately go on with their evidence, if their audit no longer speaks against
         them now that others are believed."""
-        for rollback in (await self._records.lineage())[-spans.AUDITED_BESTS :]:
-            while rollback.undone and not await self._recheck(rollback):
+        lineage = await self._records.lineage()
+        recent = lineage[-spans.AUDITED_BESTS :]
+        for rollback in [best for best in lineage if best.undone and (best.ordered or best in recent)]:
+            while not await self._recheck(rollback):
                 pass  # something changed meanwhile: look again
 
     async def _recheck(self, rollback: Best) -> bool:
         jury, lineage = await self._records.jury(), await self._records.lineage()
-        own = [found for found in await self.audits(rollback.entry) if rollback.undone[0] in found.span.generations]
-        if not own or own[0].audit.roll_back:
+        reason = await self._fell(rollback)
+        if not reason:
             return True
         undone = [best.patch_id for best in lineage if best.generation in rollback.undone]
         for patch in await self._records.patches(undone):
@@ -98,12 +117,21 @@ class Confirmer:
                 finding = replace(
                     self._decider.finding(evidence),
                     verdict=Verdict.OPEN,
-                    reason=f"its roll-back as generation {rollback.generation} does not stand without those who are in "
-                    "quarantine now: goes on with its evidence",
+                    reason=f"its roll-back as generation {rollback.generation} {reason}: goes on with its evidence",
                 )
                 if not await self._promoter.restore(patch, finding, rollback, jury):
                     return False
         return True
+
+    async def _fell(self, rollback: Best) -> str:
+        """Why a roll-back does not stand; empty if it does."""
+        if rollback.ordered:
+            fallen = await self._records.store.get("fallen", str(rollback.ordered))
+            return "was taken back by an operator" if fallen is not None else ""
+        own = [found for found in await self.audits(rollback.entry) if rollback.undone[0] in found.span.generations]
+        if not own or own[0].audit.roll_back:
+            return ""
+        return "does not stand on the results that count now"
 
 
 def _failed(confirmation: Confirmation) -> bool:

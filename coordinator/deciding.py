@@ -56,7 +56,8 @@ class Decider:
         entry = pairing.noise_entry(entry)
         if entry not in self._noise:
             sources = pairing.noise_sources(await self._records.lineage(), entry)
-            repeats = [await self._records.baseline_trials(source) for source in sources]
+            valid = (await self._records.jury()).voids.before(entry).counting
+            repeats = [valid(await self._records.baseline_trials(source)) for source in sources]
             held = pairing.held_before(await self._records.beliefs(), entry)
             self._noise[entry] = pairing.estimate_noise(repeats, entry, held, self._swarm.noise_prior_bpb)
             while len(self._noise) > NOISE_KEPT:
@@ -80,7 +81,7 @@ class Decider:
         self, candidate: Sequence[Trial], baseline: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float] | None
     ) -> Evidence:
         jury = await self._records.jury()
-        rows = pairing.evidence(candidate, baseline, entry)
+        rows = pairing.evidence(jury.voids.counting(candidate), jury.voids.counting(baseline), entry)
         if noise_bpb is None:
             classes = {row.hardware_class for row in rows}
             noise_bpb = pairing.with_priors(await self.noise(entry), classes, self._swarm.noise_prior_bpb)

@@ -1,10 +1,10 @@
 """Follows the ledger: works out what follows from each entry, in their order, and writes it as further entries.
 
 A result has the patches judged that it is evidence about, or promotions audited; a verdict, or a trial with a known
-answer, has everybody's reporting reviewed; a change of the quarantine has the verdicts that it touched recomputed. How
-far it has come is kept in the store. After a crash some entries are followed again, which is harmless: everything
-looked at is marked as such, and every move is guarded. So what follows from a ledger depends on neither the
-coordinator's haste nor its deaths.
+answer, has everybody's reporting reviewed; a change of the quarantine, or of which results count, has the verdicts that
+it touched recomputed; an operator's order of a roll-back is carried out. How far it has come is kept in the store.
+After a crash some entries are followed again, which is harmless: everything looked at is marked as such, and every move
+is guarded. So what follows from a ledger depends on neither the coordinator's haste nor its deaths.
 
 Decides nothing: `deciding`, `confirming` and `watching` do.
 """
@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from autoresearch.digest import is_key_id
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.verdict import UNDECIDED
@@ -107,6 +108,19 @@ class Follower:
                     await self._watch.review(entry.seq + 1)
             case "quarantine" | "reinstatement":
                 await self._recheck(body["identity_id"], entry.seq)
+            case "instruction":
+                await self._obey(entry)
+
+    async def _obey(self, order: Entry) -> None:
+        """What an operator's order means for verdicts and the best."""
+        match order.body["action"]:
+            case "invalidate" | "restore" if is_key_id(order.body["subject"]):
+                await self._recheck(order.body["subject"], order.seq)
+                await self._watch.review(order.seq + 1)
+            case "restore":
+                await self._confirmer.recheck()
+            case "roll_back":
+                await self._confirmer.roll_back_as_ordered(order)
 
     async def _judge_pairs(self, baseline: Mapping[str, Any], entry: int) -> None:
         """Patches that the machine of a baseline has run, the one submitted first, first: if one baseline makes several

@@ -14,11 +14,17 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits
+from autoresearch.judging import ledger
+from autoresearch.judging.ledger import Entry
 from autoresearch.text import clean_line
 from autoresearch.v1 import access_service_pb2 as access_pb2
 from autoresearch.v1 import access_service_pb2_grpc as access_grpc
+from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
+from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
 from autoresearch.v1 import operator_service_pb2 as operator_pb2
 from autoresearch.v1 import operator_service_pb2_grpc as operator_grpc
+from autoresearch.v1 import patch_service_pb2 as patches_pb2
+from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
 from autoresearch.v1.identity_pb2 import IdentityProof
@@ -49,6 +55,8 @@ class OperatorClient:
         self._channel = own_channel(self._target, data_dir / CERTIFICATE)
         self._operators = operator_grpc.OperatorServiceStub(self._channel)
         self._access = access_grpc.AccessServiceStub(self._channel)
+        self._board = board_grpc.LeaderboardServiceStub(self._channel)
+        self._patches = patches_grpc.PatchServiceStub(self._channel)
         self._swarm_id = ""
 
     def __enter__(self) -> Self:
@@ -102,6 +110,42 @@ class OperatorClient:
             self._operators.GetRegister, operator_pb2.GetRegisterRequest(), (("authorization", f"Bearer {token}"),)
         )
         return answer
+
+    def entry(self, sequence: int) -> Entry:
+        """An entry of the ledger.
+
+        Raises:
+            OperatorError: there is none with that number, or the coordinator did not answer.
+        """
+        lines = self._board.ReadLedger(board_pb2.ReadLedgerRequest(start=sequence), timeout=CALL_S)
+        try:
+            return ledger.parse(next(lines).line)
+        except StopIteration:
+            raise OperatorError(
+                f"the ledger has no entry {sequence}: `autoresearch-volunteer events` shows them"
+            ) from None
+        except grpc.RpcError as error:
+            raise OperatorError(clean_line(error.details() or error.code().name, 500)) from error
+        finally:
+            lines.cancel()
+
+    def promoted(self, generation: int) -> str:
+        """The patch that was promoted as that generation.
+
+        Raises:
+            OperatorError: none was, or the coordinator did not answer.
+        """
+        token = ""
+        while True:
+            page = self._call(self._patches.ListPatches, patches_pb2.ListPatchesRequest(page_token=token))
+            for patch in page.patches:
+                if generation and patch.promoted_generation == generation:
+                    return str(patch.patch_id)
+            token = page.next_page_token
+            if not token:
+                raise OperatorError(
+                    f"generation {generation} is no promotion: `autoresearch-volunteer patches` shows them"
+                )
 
     def _call(self, method: Any, request: Any, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
         """One call; again while the coordinator is just coming up."""

@@ -9,6 +9,7 @@ move at a time however many ask, and repeating one does nothing. What deserves a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Best, Patch, Proposal
@@ -133,7 +134,7 @@ class Promoter:
 
         return await self._journal.settle(entered)
 
-    async def roll_back(self, old: Best, new: Best, reason: str, facts: Mapping[str, object], jury: Jury) -> bool:
+    async def roll_back(self, old: Best, new: Best, reason: str, facts: Mapping[str, Any], jury: Jury) -> bool:
         """Takes the promotions after `old` up to `new` back out of the best; False when something changed meanwhile.
 
         What was promoted later stays where it merges without them. Where it does not, the best is `old` again, and
@@ -152,6 +153,7 @@ class Promoter:
 
         async def crown(seq: int) -> Draft:
             after = await self._best_without(best, new, taken, reason, entry=seq)
+            after = replace(after, ordered=facts.get("instruction", 0))
             notes = [Note("rollback", settling.rollback_body(after, best, taken.source, {"reason": reason, **facts}))]
             operations: list[Operation] = [
                 Put("sources", after.source_sha256, taken.source.encode()), *settling.crowning(after)

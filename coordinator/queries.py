@@ -9,6 +9,7 @@ from autoresearch import limits
 from autoresearch.judging import ledger
 from autoresearch.judging.model import Patch
 from autoresearch.judging.periods import counts
+from autoresearch.judging.trust import Suspicion
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import operator_service_pb2 as operator_pb2
 from autoresearch.v1 import patch_pb2
@@ -87,8 +88,9 @@ class Queries:
         trials = (await self._records.candidate_trials(patch_id))[-limits.PAGE_ITEMS :]
         names = await self._records.names(trial.identity_id for trial in trials)
         logs = await self._store.get_many("logs", [trial.result_sha256 for trial in trials])
+        voids = (await self._records.jury()).voids
         return [
-            views.patch_trial(trial, names.get(trial.identity_id, ""), log or b"")
+            views.patch_trial(trial, names.get(trial.identity_id, ""), log or b"", voids.why_not(trial))
             for trial, log in zip(trials, logs, strict=True)
         ]
 
@@ -154,7 +156,7 @@ class Queries:
         if patch_id:
             trials += [t for t in await self._records.candidate_trials(patch_id) if t.source_sha256 == source_sha256]
         by_class: dict[str, list[float]] = {}
-        for trial in trials:
+        for trial in (await self._records.jury()).voids.counting(trials):
             if counts(trial) and trial.val_bpb is not None:
                 by_class.setdefault(trial.hardware_class, []).append(trial.val_bpb)
         sigma = await self._decider.noise_now()
@@ -172,7 +174,10 @@ class Queries:
     async def register(self, register: Register) -> operator_pb2.GetRegisterResponse:
         """Roles, bans, and what waits for approval."""
         ordered, bans = await self._records.every_roles(), await register.bans()
-        names = await self._records.names([*ordered, *bans])
+        jury, voids = await self._records.jury(), [own for own in await self._records.every_void() if not own.restored]
+        doubts = [own for own in jury.held.values() if own.suspicion == Suspicion.OPERATOR]
+        doubted = [*jury.vouched, *(own.identity_id for own in doubts), *(own.identity_id for own in voids)]
+        names = await self._records.names([*ordered, *bans, *doubted])
         return operator_pb2.GetRegisterResponse(
             roles=[
                 operator_pb2.GetRegisterResponse.Standing(
@@ -187,6 +192,8 @@ class Queries:
             ],
             waiting=[await self._message(patch) for patch in await register.waiting()],
             paused=await register.paused(),
+            doubts=views.doubts(doubts, jury.vouched, names),
+            invalid=[views.invalid(own, names) for own in voids],
         )
 
     async def leaderboard(self, limit: int) -> board_pb2.GetLeaderboardResponse:

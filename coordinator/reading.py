@@ -51,7 +51,8 @@ class FactsReader:
         if not self._made.get(patch.patch_id, 0):  # nobody has ever run it
             return gathering.patch_facts(patch, (), ())
         leased = await self._read_orders(patch.patch_id)
-        trials = await self._records.candidate_trials(patch.patch_id)
+        voids = (await self._records.jury()).voids
+        trials = voids.marked(await self._records.candidate_trials(patch.patch_id))
         return gathering.patch_facts(patch, trials, [(own.identity_id, own.hardware_class) for _, own in leased])
 
     async def machine(self, machine: Machine, bases: Iterable[str], last_trial_at_ms: int) -> MachineFacts:
@@ -90,7 +91,8 @@ class FactsReader:
         for trial in trials[taken:]:
             own.setdefault((trial.machine_id, trial.hardware_class), []).append(trial)
         self._baselines[base] = (max(taken, len(trials)), own)
-        return own.get((machine.machine_id, machine.hardware_class), ())
+        voids = (await self._records.jury()).voids
+        return voids.counting(own.get((machine.machine_id, machine.hardware_class), ()))
 
     async def _runs(self, base: str, machine: Machine, baselines: Sequence[Trial]) -> int:
         """Patches that the machine has run on a base since its period began: enough for the square-root rule."""

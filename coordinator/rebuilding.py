@@ -20,7 +20,6 @@ from autoresearch.hardware import setting
 from autoresearch.judging import pairing
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import (
-    Belief,
     Best,
     Held,
     Identity,
@@ -30,15 +29,18 @@ from autoresearch.judging.model import (
     Proposal,
     Roles,
     Trial,
+    Void,
 )
+from autoresearch.judging.trust import Suspicion
 from autoresearch.judging.verdict import UNDECIDED, Verdict
+from autoresearch.judging.voids import Voids
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
-from autoresearch.v1.operator_pb2 import Instruction
+from autoresearch.v1.operator_pb2 import Instruction, RoleChange
 from autoresearch.v1.operator_pb2 import Role as RoleName
 from autoresearch.v1.patch_pb2 import PatchSubmission
 from autoresearch.v1.trial_pb2 import Result
-from coordinator import accepting, commits, leasing, merging, ordering, promoting, settling
+from coordinator import accepting, commits, doubting, leasing, merging, ordering, promoting, settling
 from coordinator.access import Role
 from coordinator.admission import normalised_fingerprint
 from coordinator.admission_errors import AdmissionError
@@ -87,6 +89,8 @@ class Rebuilder:
         self._fingerprints: set[str] = set()
         self._trials: dict[str, list[Trial]] = {}  # by patch
         self._baselines: dict[str, list[Trial]] = {}  # by source
+        self._held: dict[str, Held] = {}
+        self._voids: dict[int, Void] = {}  # by the ledger entry of the instruction
         self._orders: dict[str, int] = {}  # by line: the highest number in an order's name, and one
 
     async def take(self, line: bytes, entry: Entry) -> None:
@@ -248,36 +252,53 @@ class Rebuilder:
     def _instruction(self, entry: Entry) -> Sequence[Operation]:
         body = entry.body
         order = Instruction.FromString(_envelope(body).payload)
-        operations = self._ordered(body["action"], body["subject"], order, entry.at_ms)
+        operations = self._ordered(body["action"], body["subject"], order, entry)
         if body["action"] == "found":
             return operations
         return [*operations, ordering.noted(order.instruction_id, entry.seq)]
 
-    def _ordered(self, action: str, subject: str, order: Instruction, at_ms: int) -> list[Operation]:
+    def _ordered(self, action: str, subject: str, order: Instruction, entry: Entry) -> list[Operation]:
         match action:
             case "found" | "grant" | "revoke":
-                change = order.revoke if action == "revoke" else order.grant
-                role = Role(RoleName.Name(change.role).removeprefix("ROLE_").lower())
-                before, holds = self._roles.get(subject), action != "revoke"
-                self._roles[subject], operations = ordering.role_changed(before, subject, role, holds=holds)
-                return operations
-            case "ban":
-                return ordering.banned(subject, order.reason)
-            case "lift_ban":
-                return ordering.let_in(subject)
+                return self._role(
+                    subject, order.revoke if action == "revoke" else order.grant, holds=action != "revoke"
+                )
+            case "ban" | "lift_ban":
+                return ordering.banned(subject, order.reason) if action == "ban" else ordering.let_in(subject)
             case "approve" | "refuse":
-                approved = action == "approve"
-                _, operations = ordering.chosen(self._patches[subject], order.reason, approved=approved, now_ms=at_ms)
-                return operations
+                patch, approved = self._patches[subject], action == "approve"
+                return ordering.chosen(patch, order.reason, approved=approved, now_ms=entry.at_ms)[1]
             case "invite":
                 code, uses = order.invite.code_sha256, order.invite.uses
                 self._invitations[code], operations = ordering.invited(code, uses, order.invite.expires_at_ms)
                 return operations
-            case "pause":
-                return ordering.paused(order.reason)
-            case "resume":
-                return ordering.resumed()
+            case "pause" | "resume":
+                return ordering.paused(order.reason) if action == "pause" else ordering.resumed()
+            case "invalidate":
+                return self._invalidated(order, entry.seq)
+            case "restore":
+                return self._restored(order.restore.sequence, entry.seq)
+            case "quarantine" | "reinstate" | "roll_back":
+                return []  # carried out by the entries that follow
         raise ValueError(f"this version does not know the instruction {action!r}")
+
+    def _role(self, identity_id: str, change: RoleChange, *, holds: bool) -> list[Operation]:
+        role = Role(RoleName.Name(change.role).removeprefix("ROLE_").lower())
+        before = self._roles.get(identity_id)
+        self._roles[identity_id], operations = ordering.role_changed(before, identity_id, role, holds=holds)
+        return operations
+
+    def _invalidated(self, order: Instruction, entry: int) -> list[Operation]:
+        own = order.invalidate
+        self._voids[entry] = Void(entry, own.identity_id, own.result_sha256, own.since_ms, order.reason)
+        return doubting.voided(self._voids[entry])
+
+    def _restored(self, ordered: int, entry: int) -> list[Operation]:
+        void = self._voids.get(ordered)
+        if void is None:
+            return [Put("fallen", str(ordered), b"%d" % entry)]
+        self._voids[ordered] = replace(void, restored=entry)
+        return doubting.restored(void, entry)
 
     # --- evidence and verdicts ---
 
@@ -324,7 +345,8 @@ class Rebuilder:
         if verdict is Verdict.PROMOTED:
             patch = replace(patch, promoted_generation=self._bests[-1].generation + 1)
         candidate, baseline = self._trials.get(patch.patch_id, []), self._baselines.get(patch.base_sha256, [])
-        rows = pairing.evidence(candidate, baseline, body["evidence_before"])
+        valid = Voids(self._voids.values()).counting
+        rows = pairing.evidence(valid(candidate), valid(baseline), body["evidence_before"])
         finding = Finding(
             verdict=verdict,
             reason=body["reason"],
@@ -354,7 +376,9 @@ class Rebuilder:
         trailers = commits.rollback_trailers(
             body["undone"], body["reason"], generation=body["generation"], entry=entry.seq
         )
-        best = replace(self._best(entry, "", ""), undone=tuple(body["undone"]))
+        best = replace(
+            self._best(entry, "", ""), undone=tuple(body["undone"]), ordered=body.get("instruction", 0)
+        )  # fmt: skip
         return self._crown(best, body["source"], trailers)
 
     def _best(self, entry: Entry, patch_id: str, author_name: str) -> Best:
@@ -398,11 +422,17 @@ class Rebuilder:
 
     def _quarantine(self, entry: Entry) -> Sequence[Operation]:
         body = entry.body
-        held = Held(body["identity_id"], body["suspicion"], body["log_odds"], body["reason"], entry.at_ms, entry.seq)
-        return [Put("quarantine", held.identity_id, held.to_bytes()), *_belief(entry, counts=False)]
+        held = Held(
+            body["identity_id"], body["suspicion"], body["log_odds"], body["reason"], entry.at_ms, entry.seq,
+            body.get("with_ban", False),
+        )  # fmt: skip
+        self._held[held.identity_id] = held
+        return doubting.held(held)
 
     def _reinstatement(self, entry: Entry) -> Sequence[Operation]:
-        return [Drop("quarantine", entry.body["identity_id"]), *_belief(entry, counts=True)]
+        identity_id = entry.body["identity_id"]
+        by_hand = "instruction" in entry.body and self._held[identity_id].suspicion != Suspicion.OPERATOR
+        return doubting.believed_again(identity_id, entry.seq, vouched=by_hand)
 
     def _proposal(self, entry: Entry) -> Sequence[Operation]:
         body = entry.body
@@ -415,12 +445,6 @@ class Rebuilder:
 
     def _unknown(self, _: Entry) -> Sequence[Operation]:
         raise ValueError("this version does not know that kind: use the coordinator's own, or a newer one")
-
-
-def _belief(entry: Entry, *, counts: bool) -> list[Operation]:
-    """From here on somebody's results count, or do not."""
-    belief = Belief(entry.body["identity_id"], entry.seq, counts)
-    return [Append("beliefs", belief.to_bytes()), Put("meta", "trust", str(entry.seq).encode())]
 
 
 def _collapsed(operations: Sequence[Operation]) -> list[Operation]:

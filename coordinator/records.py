@@ -25,8 +25,10 @@ from autoresearch.judging.model import (
     Record,
     Roles,
     Trial,
+    Void,
 )
 from autoresearch.judging.rule import Rule
+from autoresearch.judging.voids import Voids
 from autoresearch.v1.challenge_pb2 import Challenge
 from coordinator.store import Holds, Store, StoreError
 
@@ -69,14 +71,17 @@ class Swarm(Record):
 
 @dataclass(frozen=True, slots=True)
 class Jury:
-    """The identities in quarantine, and the mark that changes whenever one enters or leaves."""
+    """Whose results count: the identities in quarantine, those that an operator vouches for, the results that one
+    invalidated; and the mark that changes whenever any of it does."""
 
     mark: bytes | None
     held: Mapping[str, Held]
+    vouched: frozenset[str]
+    voids: Voids
 
     @property
     def unchanged(self) -> Holds:
-        """Guard: nobody has entered or left since."""
+        """Guard: it is as it was."""
         return Holds("meta", "trust", self.mark)
 
 
@@ -202,8 +207,23 @@ class Records:
         mark = await self.store.get("meta", "trust")  # first: what is read after it may only be newer
         if self._jury is None or self._jury.mark != mark:
             held = await self.store.entries("quarantine")
-            self._jury = Jury(mark, {identity_id: _read(Held, item) for identity_id, item in sorted(held.items())})
+            vouched = await self.store.entries("vouched")
+            self._jury = Jury(
+                mark,
+                {identity_id: _read(Held, item) for identity_id, item in sorted(held.items())},
+                frozenset(vouched),
+                Voids(await self.every_void()),
+            )
         return self._jury
+
+    async def void(self, entry: int) -> Void | None:
+        """The invalidation that a ledger entry ordered."""
+        return await self._one(Void, "voids", str(entry))
+
+    async def every_void(self) -> list[Void]:
+        """Every invalidation, those taken back too, oldest first."""
+        found = [_read(Void, item) for item in (await self.store.entries("voids")).values()]
+        return sorted(found, key=lambda void: void.entry)
 
     async def quarantined(self) -> frozenset[str]:
         """Ids of the identities whose results do not count now."""

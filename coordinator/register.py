@@ -4,10 +4,11 @@ Every order is a signed instruction and one ledger entry. The rules are `access`
 under way is the app's to follow up.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from autoresearch import envelope, limits, text
+from autoresearch import envelope, instructing, limits, text
 from autoresearch.digest import is_key_id, is_machine_id, is_sha256, key_id
 from autoresearch.judging.model import Patch
 from autoresearch.v1 import operator_pb2
@@ -15,11 +16,12 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.operator_pb2 import Instruction
 from coordinator import ordering
 from coordinator.access import INSTRUCTIONS, Role, objection, roles_of
+from coordinator.discounting import Discounting, Effect
 from coordinator.intake import packed
 from coordinator.journal import Draft, Journal, Note
 from coordinator.records import Records, Swarm
 from coordinator.refusals import InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
-from coordinator.store import Guard, Holds, Operation
+from coordinator.store import Guard, Holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Register:
         self._store = records.store
         self._journal = journal
         self._now_ms = now_ms
+        self._discounting = Discounting(records)
 
     async def standing(self, identity_id: str) -> Standing:
         """What somebody may do now."""
@@ -97,28 +100,29 @@ class Register:
             known = await self._store.get("instructions", order.instruction_id)
             if known is not None:
                 await self._journal.all_durable()
-                return Done(int(known), True, action, _subject(order))
+                return Done(int(known), True, action, instructing.subject(order))
             now = self._now_ms()
             self._check_age(order, now)
             await self.require(verified.signer_id, INSTRUCTIONS[action])
-            guards, operations = await self._change(order, action, verified.signer_id, now)
-            body = {
-                "action": action,
-                "by": verified.signer_id,
-                "subject": _subject(order),
-                "reason": order.reason,
-                "envelope": packed(signed),
-            }
-            guards.append(Holds("instructions", order.instruction_id, None))
+            effect = await self._change(order, action, verified.signer_id, now)
+            body = {"by": verified.signer_id, **instructing.facts(order), "envelope": packed(signed)}
+            sequence = await self._write(order.instruction_id, body, effect, now)
+            if sequence is not None:
+                return Done(sequence, False, action, instructing.subject(order))
 
-            async def draft(seq: int, made: tuple[list[Guard], list[Operation]] = (guards, operations)) -> Draft:
-                mark = ordering.noted(order.instruction_id, seq)
-                return Draft([Note("instruction", body)], made[0], [*made[1], mark], now)  # noqa: B023 - awaited at once
+    async def _write(self, instruction_id: str, body: Mapping[str, Any], effect: Effect, now_ms: int) -> int | None:
+        """Writes what an instruction changes; its ledger entry, or None when something changed meanwhile."""
+        guards = [*effect.guards, Holds("instructions", instruction_id, None)]
+        entry = 0
 
-            outcome = await self._journal.commit_at(draft)
-            if isinstance(outcome, int):
-                await self._journal.durable(outcome)
-                return Done(outcome, False, action, _subject(order))
+        async def draft(seq: int) -> Draft:
+            nonlocal entry
+            entry = seq
+            more, then = effect.at(seq)
+            operations = [*effect.operations, *then, ordering.noted(instruction_id, seq)]
+            return Draft([Note("instruction", body), *more], guards, operations, now_ms)
+
+        return entry if await self._journal.settle(draft) else None
 
     def _check_form(self, order: Instruction) -> str:
         if order.protocol != limits.PROTOCOL:
@@ -142,34 +146,50 @@ class Register:
                 "set your clock and give it again"
             )
 
-    async def _change(
-        self, order: Instruction, action: str, by: str, now_ms: int
-    ) -> tuple[list[Guard], list[Operation]]:
+    async def _change(self, order: Instruction, action: str, by: str, now_ms: int) -> Effect:
         match action:
             case "grant":
                 return await self._set_role(order.grant, holds=True)
             case "revoke":
                 return await self._set_role(order.revoke, holds=False)
-            case "ban" | "lift_ban":
-                return await self._ban(order, lift=action == "lift_ban")
+            case "ban":
+                return await self._ban(order, now_ms)
+            case "lift_ban":
+                return await self._lift_ban(order)
             case "approve" | "refuse":
                 return await self._choose(order, by, now_ms, approved=action == "approve")
             case "invite":
                 return self._invite(order.invite, now_ms)
             case "pause":
-                return [], ordering.paused(order.reason)
+                return Effect([], ordering.paused(order.reason))
             case "resume":
-                return [], ordering.resumed()
-        raise AssertionError(f"an instruction {action!r} in the access table that nobody carries out")
+                return Effect([], ordering.resumed())
+        return await self._discount(order, action, now_ms)
 
-    async def _set_role(self, change: operator_pb2.RoleChange, *, holds: bool) -> tuple[list[Guard], list[Operation]]:
+    async def _discount(self, order: Instruction, action: str, now_ms: int) -> Effect:
+        own = self._discounting
+        match action:
+            case "quarantine":
+                return await own.quarantine(_identity(order.quarantine.identity_id), order.reason, now_ms)
+            case "reinstate":
+                return await own.reinstate(_identity(order.reinstate.identity_id), order.reason)
+            case "invalidate":
+                _identity(order.invalidate.identity_id)
+                return await own.invalidate(order.invalidate, order.reason)
+            case "restore":
+                return await own.restore(order.restore)
+            case "roll_back":
+                return await own.roll_back(order.roll_back)
+        raise AssertionError(f"unknown instruction {action}")
+
+    async def _set_role(self, change: operator_pb2.RoleChange, *, holds: bool) -> Effect:
         role, identity_id = _role(change.role), _identity(change.identity_id)
         before = await self._records.roles(identity_id)
         guards: list[Guard] = [Holds("roles", identity_id, before.to_bytes() if before else None)]
         if role is Role.OPERATOR and not holds:
             guards.append(await self._another_operator(identity_id))
         _, operations = ordering.role_changed(before, identity_id, role, holds=holds)
-        return guards, operations
+        return Effect(guards, operations)
 
     async def _another_operator(self, identity_id: str) -> Guard:
         """That somebody else stays an operator while this one ceases to be."""
@@ -178,21 +198,27 @@ class Register:
                 return Holds("roles", who, roles.to_bytes())
         raise NotNowError("this is the last operator: grant the role to somebody else first")
 
-    async def _ban(self, order: Instruction, *, lift: bool) -> tuple[list[Guard], list[Operation]]:
-        identity_id = _identity((order.lift_ban if lift else order.ban).identity_id)
+    async def _ban(self, order: Instruction, now_ms: int) -> Effect:
+        identity_id = _identity(order.ban.identity_id)
         before = await self._store.get("bans", identity_id)
-        guard = Holds("bans", identity_id, before)
-        if lift:
-            if before is None:
-                raise NotFoundError(f"identity {identity_id} is not banned")
-            return [guard], ordering.let_in(identity_id)
         if Role.OPERATOR in (await self.standing(identity_id)).roles:
             raise NotNowError("an operator cannot be banned: take the role away first")
-        return [guard], ordering.banned(identity_id, order.reason)
+        shut = Effect([Holds("bans", identity_id, before)], ordering.banned(identity_id, order.reason))
+        if not order.ban.exclude_results:
+            return shut
+        doubted = await self._discounting.quarantine(identity_id, order.reason, now_ms, with_ban=True)
+        return replace(doubted, guards=[*shut.guards, *doubted.guards], operations=shut.operations)
 
-    async def _choose(
-        self, order: Instruction, by: str, now_ms: int, *, approved: bool
-    ) -> tuple[list[Guard], list[Operation]]:
+    async def _lift_ban(self, order: Instruction) -> Effect:
+        identity_id = _identity(order.lift_ban.identity_id)
+        before = await self._store.get("bans", identity_id)
+        if before is None:
+            raise NotFoundError(f"identity {identity_id} is not banned")
+        believed = await self._discounting.unbanned(identity_id, order.reason)
+        guards = [Holds("bans", identity_id, before), *believed.guards]
+        return replace(believed, guards=guards, operations=ordering.let_in(identity_id))
+
+    async def _choose(self, order: Instruction, by: str, now_ms: int, *, approved: bool) -> Effect:
         choice = order.approve if approved else order.refuse
         patch = await self._records.patch(choice.patch_id)
         if patch is None:
@@ -202,9 +228,9 @@ class Register:
         if patch.verdict != ordering.WAITS:
             raise NotNowError(f"patch {patch.patch_id} does not wait for an approver: it is {patch.verdict}")
         _, operations = ordering.chosen(patch, order.reason, approved=approved, now_ms=now_ms)
-        return [Holds("patches", patch.patch_id, patch.to_bytes())], operations
+        return Effect([Holds("patches", patch.patch_id, patch.to_bytes())], operations)
 
-    def _invite(self, invitation: operator_pb2.Invitation, now_ms: int) -> tuple[list[Guard], list[Operation]]:
+    def _invite(self, invitation: operator_pb2.Invitation, now_ms: int) -> Effect:
         if not is_sha256(invitation.code_sha256):
             raise InvalidRequestError("an invitation is named by the sha256 of its code")
         if not 1 <= invitation.uses <= limits.INVITATION_USES:
@@ -212,7 +238,7 @@ class Register:
         if invitation.expires_at_ms <= now_ms:
             raise InvalidRequestError("the invitation has expired already: give a later instant")
         _, operations = ordering.invited(invitation.code_sha256, invitation.uses, invitation.expires_at_ms)
-        return [Holds("invitations", invitation.code_sha256, None)], operations
+        return Effect([Holds("invitations", invitation.code_sha256, None)], operations)
 
     async def paused(self) -> str:
         """Why no trials are handed out; empty when they are."""
@@ -240,9 +266,3 @@ def _identity(identity_id: str) -> str:
             "an identity is 32 characters of a-z and 2-7: `autoresearch-volunteer whoami` shows it"
         )
     return identity_id
-
-
-def _subject(order: Instruction) -> str:
-    action = str(order.WhichOneof("action"))
-    message = getattr(order, action)
-    return str(getattr(message, "identity_id", "") or getattr(message, "patch_id", ""))

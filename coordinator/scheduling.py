@@ -101,6 +101,9 @@ class Scheduler:
                 self._measured.add((entry.body["source_sha256"], entry.body["machine_id"]))
         elif entry.kind in ("quarantine", "reinstatement"):
             self._doubted.add(entry.body["identity_id"])
+        elif entry.kind == "instruction" and entry.body["action"] in ("invalidate", "restore"):
+            self._doubted.add(entry.body["subject"])
+            self._lines |= {f"@{machine_id}" for machine_id in self._heard}  # whose baselines may not count any more
 
     async def follow(self) -> None:
         """Reads what changed."""
@@ -125,7 +128,7 @@ class Scheduler:
             for base, machine_id in measured:  # a baseline may complete pairs of what its machine ran
                 ran = await self._store.ranked(f"ran:{base}:{machine_id}")
                 self._lines |= {patch_id for patch_id, _ in ran if patch_id in self._patches}
-            if news & {"result", "quarantine", "reinstatement"}:
+            if news & {"result", "quarantine", "reinstatement", "instruction"}:
                 await self._read_noise()
         except BaseException:
             self._news |= news

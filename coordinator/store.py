@@ -10,7 +10,7 @@ Tables (id -> JSON unless said otherwise)
     changes      digest of what a patch changes -> the last patch that did
     sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best,
                                                                 "followed" -> ledger entries that were followed up,
-                                                                "trust" -> ledger entry of the last change of quarantine
+                                                                "trust" -> ledger entry that last changed what counts
                                                                 "paused" -> why
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output
@@ -23,6 +23,9 @@ Tables (id -> JSON unless said otherwise)
     instructions instruction id -> ledger entry     invitations sha256 of the code -> Invitation
     filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> its patch or ""
     quarantine   identity id -> Held                proposals   generation -> Proposal to roll it back
+    vouched      identity id -> ledger entry; in quarantine by an operator's word alone
+    voids        ledger entry of the instruction -> Void
+    fallen       ledger entry of the order of a roll-back -> that of the instruction that took it back
 Lists
     ledger       ledger lines                       lineage     Best, one per generation
     beliefs      Belief: every change of the quarantine

@@ -7,12 +7,13 @@ from typing import Any
 
 from autoresearch.judging.audit import Audit
 from autoresearch.judging.ledger import Entry
-from autoresearch.judging.model import Best, Held, Lease, Patch, Progress, Proposal, Trial
+from autoresearch.judging.model import Best, Held, Lease, Patch, Progress, Proposal, Trial, Void
 from autoresearch.judging.spans import ENOUGH_IDENTITIES, Span
 from autoresearch.judging.verdict import Verdict
 from autoresearch.v1 import access_service_pb2 as access_pb2
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import operator_pb2, patch_pb2, trial_pb2
+from autoresearch.v1 import operator_service_pb2 as operators_pb2
 
 _IDENTITY = re.compile(r"\b[a-z2-7]{32}\b")  # a key id, as in `autoresearch.digest.key_id`
 VERDICTS: Mapping[str, "patch_pb2.Verdict.ValueType"] = {
@@ -44,8 +45,8 @@ def patch_message(
     )
 
 
-def patch_trial(trial: Trial, name: str, log: bytes) -> patch_pb2.PatchTrial:
-    """A trial of a patch; `log`: the end of the candidate's output."""
+def patch_trial(trial: Trial, name: str, log: bytes, why_not: str | None) -> patch_pb2.PatchTrial:
+    """A trial of a patch; `log`: the end of the candidate's output; `why_not`: an operator invalidated it."""
     message = patch_pb2.PatchTrial(
         volunteer_name=name,
         hardware_class=trial.hardware_class,
@@ -54,6 +55,8 @@ def patch_trial(trial: Trial, name: str, log: bytes) -> patch_pb2.PatchTrial:
         log_tail=log.decode(),
         disturbed=trial.disturbed,
         accepted_at_ms=trial.accepted_at_ms,
+        invalidated="" if why_not is None else why_not or "an operator invalidated it",
+        sequence=trial.entry,
     )
     if trial.val_bpb is not None:
         message.val_bpb = trial.val_bpb
@@ -163,6 +166,29 @@ def quarantined(own: Held, name: str) -> board_pb2.QuarantinedIdentity:
     )
 
 
+def doubts(
+    held: Iterable[Held], vouched: Iterable[str], names: Mapping[str, str]
+) -> list[operators_pb2.GetRegisterResponse.Doubt]:
+    """Whom an operator has put in quarantine, and for whom one vouches."""
+    message = operators_pb2.GetRegisterResponse.Doubt
+    return [
+        *(message(identity_id=own.identity_id, name=names.get(own.identity_id, ""), reason=own.reason) for own in held),
+        *(message(identity_id=who, name=names.get(who, ""), vouched=True) for who in sorted(vouched)),
+    ]
+
+
+def invalid(own: Void, names: Mapping[str, str]) -> operators_pb2.GetRegisterResponse.InvalidResults:
+    """Results that do not count any more."""
+    return operators_pb2.GetRegisterResponse.InvalidResults(
+        sequence=own.entry,
+        identity_id=own.identity_id,
+        name=names.get(own.identity_id, ""),
+        result_sha256=own.result_sha256,
+        since_ms=own.since_ms,
+        reason=own.reason,
+    )
+
+
 def identities_in(reason: str) -> list[str]:
     """Ids of identities that a reason names."""
     return _IDENTITY.findall(reason)
@@ -264,12 +290,17 @@ _ORDERED: Mapping[str, str] = {
     "invite": "an invitation was made",
     "pause": "the swarm was paused",
     "resume": "the swarm goes on",
+    "quarantine": "an operator put {who} in quarantine",
+    "reinstate": "an operator lifted the quarantine of {who}",
+    "invalidate": "results of {who} do not count any more",
+    "restore": "what entry {restores} ordered about {who} was taken back",
+    "roll_back": "an operator ordered generation {generation} to be rolled back",
 }
 
 
 def _instruction_text(body: Mapping[str, Any], names: Mapping[str, str]) -> str:
     subject = str(body["subject"])
-    said = _ORDERED[body["action"]].format(who=names.get(subject) or subject[:8], subject=subject)
+    said = _ORDERED[body["action"]].format_map({**body, "who": names.get(subject) or subject[:8]})
     return f"{said}: {body['reason']}" if body["reason"] else said
 
 

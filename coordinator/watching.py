@@ -7,13 +7,14 @@ Loads, asks the pure rules (`trust`, `agreement`), writes. What follows for the 
 from collections.abc import Callable, Mapping, Sequence
 
 from autoresearch.judging import known, pairing, trust
-from autoresearch.judging.model import Belief, Held, Trial
+from autoresearch.judging.model import Held, Trial
 from autoresearch.judging.reviewing import HISTORY, OWN_HISTORY, history
 from autoresearch.judging.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, Suspicion
+from coordinator import doubting
 from coordinator.deciding import Decider
 from coordinator.journal import Draft, Journal, Note
 from coordinator.records import Jury, Records, Swarm
-from coordinator.store import Append, Drop, Operation, Put
+from coordinator.store import Operation
 
 DECIDED_KEPT = 5_000  # patches as they were decided, in memory
 
@@ -32,7 +33,7 @@ class Watch:
         self._journal = journal
         self._decider = decider
         self._now_ms = now_ms
-        self._decided: dict[tuple[str, int], DecidedPatch] = {}
+        self._decided: dict[tuple[str, int, tuple[int, ...]], DecidedPatch] = {}
 
     async def review(self, entry: int) -> None:
         """Judges everybody's reporting by what the ledger held before that entry."""
@@ -40,21 +41,23 @@ class Watch:
             jury = await self._records.jury()
             decided = await self._history(entry, jury)
             held = {who: _quarantine(own) for who, own in jury.held.items()}
-            known_trials = pairing.before(await self._records.known_answers(), entry)
+            known_trials = jury.voids.counting(pairing.before(await self._records.known_answers(), entry))
             classes = {row.hardware_class for patch in decided for row in patch.rows}
             classes |= {trial.hardware_class for trial in known_trials}
             noise_bpb = pairing.with_priors(await self._decider.noise(entry), classes, self._swarm.noise_prior_bpb)
-            answers = await self._answers(known_trials, entry, noise_bpb)
-            self.reputations, changes = trust.review(decided, answers, held, noise_bpb)
+            answers = await self._answers(known_trials, entry, noise_bpb, jury)
+            heard = dict.fromkeys(jury.voids.identities & held.keys(), ()) | answers  # of whom nothing may be left
+            self.reputations, changes = trust.review(decided, heard, held, noise_bpb, jury.vouched)
             if not changes or await self._record(changes, entry, jury):
                 return
 
     async def _answers(
-        self, known_trials: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float]
-    ) -> Mapping[str, Sequence[KnownAnswer]]:
+        self, known_trials: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float], jury: Jury
+    ) -> dict[str, list[KnownAnswer]]:
         """What the trials with a known answer say, by identity, with the baselines that the ledger held then."""
         bases = {trial.base_sha256 for trial in known_trials}
-        baselines = {base: pairing.before(await self._records.baseline_trials(base), entry) for base in sorted(bases)}
+        then = {base: pairing.before(await self._records.baseline_trials(base), entry) for base in sorted(bases)}
+        baselines = {base: jury.voids.counting(trials) for base, trials in then.items()}
         return known.answers(known_trials, baselines, noise_bpb)
 
     async def _history(self, entry: int, jury: Jury) -> list[DecidedPatch]:
@@ -67,10 +70,10 @@ class Watch:
                 if decided is not None:
                     own[patch_id] = int(decided)
         chosen = history([(patch_id, int(at)) for patch_id, at in recent], own, entry)
-        return [await self._as_decided(patch_id, at) for patch_id, at in chosen]
+        return [await self._as_decided(patch_id, at, jury) for patch_id, at in chosen]
 
-    async def _as_decided(self, patch_id: str, entry: int) -> DecidedPatch:
-        key = (patch_id, entry)
+    async def _as_decided(self, patch_id: str, entry: int, jury: Jury) -> DecidedPatch:
+        key = (patch_id, entry, jury.voids.in_force)
         if key not in self._decided:
             patch = await self._records.patch(patch_id)
             assert patch is not None
@@ -90,8 +93,7 @@ class Watch:
                 for change in changes
             ]
             operations = [kept for at, change in enumerate(changes) for kept in _kept(change, seq + at, now)]
-            mark = Put("meta", "trust", str(seq + len(changes) - 1).encode())
-            return Draft(notes, [jury.unchanged], [*operations, mark], now)
+            return Draft(notes, [jury.unchanged], operations, now)
 
         return await self._journal.settle(entered)
 
@@ -101,12 +103,10 @@ def _quarantine(held: Held) -> Quarantine:
 
 
 def _kept(change: Change, entry: int, now_ms: int) -> list[Operation]:
-    belief = Append("beliefs", Belief(change.identity, entry, counts=change.quarantine is None).to_bytes())
-    if change.quarantine is None:
-        return [belief, Drop("quarantine", change.identity)]
     own = change.quarantine
-    held = Held(own.identity, own.suspicion.value, own.log_odds, own.reason, now_ms, entry)
-    return [belief, Put("quarantine", own.identity, held.to_bytes())]
+    if own is None:
+        return doubting.believed_again(change.identity, entry, vouched=False)
+    return doubting.held(Held(own.identity, own.suspicion.value, own.log_odds, own.reason, now_ms, entry))
 
 
 def _body(change: Change, reputations: Mapping[str, Reputation], entry: int) -> dict[str, object]:

@@ -293,15 +293,23 @@ def _votes(evidence: Evidence) -> Table:
 
 
 def _trials(trials: Iterable[PatchTrial]) -> Table:
-    table = _table("when", "volunteer", "outcome", "val_bpb", "reason")
+    table = _table("entry", "when", "volunteer", "outcome", "val_bpb", "reason")
     for trial in trials:
         outcome = Outcome.Name(trial.outcome).removeprefix("OUTCOME_").lower().replace("_", " ")
+        why = (
+            " (invalidated, not counted)"
+            if trial.invalidated
+            else " (disturbed, not counted)"
+            if trial.disturbed
+            else ""
+        )
         table.add_row(
+            f"{trial.sequence}",
             _time(trial.accepted_at_ms),
             _line(trial.volunteer_name, limits.NAME_CHARACTERS),
-            outcome + (" (disturbed, not counted)" if trial.disturbed else ""),
+            outcome + why,
             f"{trial.val_bpb:.4f}" if trial.HasField("val_bpb") else "",
-            _line(trial.reason, limits.REASON_CHARACTERS),
+            _line(trial.invalidated or trial.reason, limits.REASON_CHARACTERS),
         )
     return table
 

@@ -13,20 +13,20 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from autoresearch import envelope
+from autoresearch import envelope, instructing
 from autoresearch.digest import key_id, sha256_hex
 from autoresearch.envelope import EnvelopeError, Verified
 from autoresearch.hardware import hardware_class, setting
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
-from autoresearch.v1.operator_pb2 import ROLE_OPERATOR, Instruction
+from autoresearch.v1.operator_pb2 import ROLE_APPROVER, ROLE_OPERATOR, Instruction
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import OUTCOME_COMPLETED, OUTCOME_TIMED_OUT, Order, Outcome, Result
 
 # A busy machine makes a score worse or a hand-over late; it makes no candidate crash and no model fail the exam.
 BELIEVED_ONLY_UNDISTURBED = (OUTCOME_COMPLETED, OUTCOME_TIMED_OUT)
-_OPERATORS_ONLY = ("grant", "revoke", "ban", "lift_ban", "invite", "pause", "resume")
+_APPROVERS_TOO = ("approve", "refuse")
 
 
 class AttestError(Exception):
@@ -54,7 +54,7 @@ class Attestations:
     _results: set[bytes] = field(default_factory=set)
     _leases: set[str] = field(default_factory=set)
     _bests: set[str] = field(default_factory=set)  # sources that were the best
-    _operators: set[str] = field(default_factory=set)
+    _holders: dict[int, set[str]] = field(default_factory=lambda: {ROLE_OPERATOR: set(), ROLE_APPROVER: set()})
 
     def take(self, kind: str, body: Mapping[str, Any]) -> None:
         """Checks the next entry.
@@ -118,20 +118,31 @@ class Attestations:
         order, verified = envelope.open_as(_unpacked(body), envelope.INSTRUCTION, Instruction)
         action = str(order.WhichOneof("action"))
         found = body["action"] == "found"  # the coordinator's own key names the first operator
-        _same("action", action, "grant" if found else body["action"])
         self._addressed(order.swarm_id, verified, body["by"])
-        subject = getattr(order, action)
-        _same("subject", getattr(subject, "identity_id", "") or getattr(subject, "patch_id", ""), body["subject"])
-        _same("reason", order.reason, body["reason"])
+        signed = instructing.facts(order)
+        _same("facts", " ".join(sorted(signed)), " ".join(sorted(body.keys() - {"by", "envelope"})))
+        for what, own in signed.items():
+            _same(what, own, "grant" if found and what == "action" else body[what])
         if found:
             _same("signer", verified.signer_id, self.coordinator_id)
             if self._operators:
                 raise AttestError("a first operator was named before")
-        elif action in _OPERATORS_ONLY and verified.signer_id not in self._operators:
-            raise AttestError(f"the instruction {action!r} is not signed by an operator")
-        if action in ("grant", "revoke") and subject.role == ROLE_OPERATOR:
-            change = self._operators.add if action == "grant" else self._operators.discard
-            change(subject.identity_id)
+        else:
+            self._may_order(action, verified.signer_id, body["subject"])
+        if action in ("grant", "revoke") and (holders := self._holders.get(getattr(order, action).role)) is not None:
+            (holders.add if action == "grant" else holders.discard)(body["subject"])
+
+    def _may_order(self, action: str, who: str, subject: str) -> None:
+        if who in self._operators or (action in _APPROVERS_TOO and who in self._holders[ROLE_APPROVER]):
+            if action in _APPROVERS_TOO and self._authors[subject] == who:
+                raise AttestError("an approver decided about a patch of their own")
+            return
+        by = "an approver" if action in _APPROVERS_TOO else "an operator"
+        raise AttestError(f"the instruction {action!r} is not signed by {by}")
+
+    @property
+    def _operators(self) -> set[str]:
+        return self._holders[ROLE_OPERATOR]
 
     def _promotion(self, body: Mapping[str, Any]) -> None:
         if "source" in body:

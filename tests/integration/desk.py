@@ -9,9 +9,8 @@ import itertools
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -25,9 +24,10 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
+from autoresearch.v1.operator_pb2 import ROLE_OPERATOR, Instruction, RoleChange
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
-from coordinator import genesis
+from coordinator import commits, genesis
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.dispatch import Chance, Dispatch
@@ -41,6 +41,7 @@ from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.redis_store import RedisStore, connect
+from coordinator.register import Register
 from coordinator.settings import Approval
 from coordinator.settings import Enrolment as EnrolmentTerms
 from coordinator.watching import Watch
@@ -50,7 +51,10 @@ SOURCE = (
     "\n\n\n".join(f"A{place} = 0" for place in range(PLACES))
     + "\n\n\ndef build_model(config):\n    return config\n\n\ndef main(session):\n    return session\n"
 )
-CHALLENGE = Challenge(format=1, name="desk", budget_ms=10_000, grace_ms=1_000, source_bytes=65_536)
+CHALLENGE = Challenge(
+    format=1, name="desk", budget_ms=10_000, grace_ms=1_000, source_bytes=65_536,
+    base_source_sha256=sha256_hex(SOURCE.encode()),
+)  # fmt: skip
 _NAMES = itertools.count()
 
 
@@ -86,6 +90,7 @@ class Desk:
         self.records = Records(self.store)
         self.heard: list[Entry] = []
         self.key = Ed25519PrivateKey.from_private_bytes(sha256_hex(name.encode())[:32].encode())
+        self.operator = Ed25519PrivateKey.from_private_bytes(sha256_hex(name.encode())[32:].encode())
 
     async def start(self) -> Self:
         self.export = LedgerExport(self.folder / "ledger.jsonl", self.store)
@@ -115,6 +120,7 @@ class Desk:
         self.decider = Decider(swarm, records, journal, self.promoter, clock)
         self.confirmer = Confirmer(swarm, records, self.decider, self.promoter)
         self.watch = Watch(swarm, records, journal, self.decider, clock)
+        self.register = Register(swarm, records, journal, clock)
         self.follower = Follower(records, self.decider, self.confirmer, self.watch, self.promoter)
         self.queries = Queries(
             swarm, records, self.decider, self.confirmer, watch=self.watch, lineage=lineage, export=self.export,
@@ -123,9 +129,9 @@ class Desk:
         return self
 
     async def _make(self) -> Lineage:
-        at = datetime.fromtimestamp(self.now / 1000, UTC)
         files = {"train.py": SOURCE.encode()}
-        lineage = Lineage.create(self.folder / "lineage.git", files, message="Start", at=at)
+        message, at = commits.first_message(CHALLENGE.name), commits.committed_at(self.now)
+        lineage = Lineage.create(self.folder / "lineage.git", files, message=message, at=at)
         swarm = Swarm(
             swarm_id="5" * 32,
             schema=SCHEMA,
@@ -235,6 +241,18 @@ class Desk:
         else:
             result.val_bpb = value
         return envelope.sign(result, envelope.RESULT, juror.key)
+
+    async def order(self, reason: str = "because", **action: Any) -> int:
+        """The operator gives an instruction (the field of Instruction.action); its ledger entry."""
+        operator_id = key_id(envelope.public_bytes(self.operator))
+        first = RoleChange(identity_id=operator_id, role=ROLE_OPERATOR)
+        terms = {"protocol": 1, "swarm_id": self.swarm.swarm_id, "signed_at_ms": self.now}
+        found = Instruction(**terms, instruction_id="0" * 32, grant=first)
+        await self.register.found(operator_id, envelope.sign(found, envelope.INSTRUCTION, self.key))
+        order = Instruction(**terms, instruction_id=f"{next(_NAMES):032x}", reason=reason, **action)
+        done = await self.register.instruct(envelope.sign(order, envelope.INSTRUCTION, self.operator))
+        await self.follow()
+        return done.sequence
 
     # --- what the coordinator does ---
 

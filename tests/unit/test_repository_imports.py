@@ -48,7 +48,7 @@ PURE = {
     "coordinator": names("""
         accepting access admission admission_errors bases changes commits eligibility errors facts fleet gathering
         leasing planning policy refusals session settling store turns unified_diff views worth
-        inspection ordering quotas tokens
+        doubting inspection ordering quotas tokens
     """),
     "trainer": names("batches disturbance source"),
     "volunteer": names("""
@@ -67,8 +67,8 @@ LAYERS = [
     PURE["coordinator"] | {"settings"},
     names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
-        app archive checkpoints confirming deciding dispatch following genesis intake journal promoting queries
-        reading rebuilding records register scheduling watching
+        app archive checkpoints confirming deciding discounting dispatch following genesis intake journal promoting
+        queries reading rebuilding records register scheduling watching
     """),
     set(),
     names("main"),

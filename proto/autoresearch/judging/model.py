@@ -96,6 +96,7 @@ class Best(Record):
     trials: int  # accepted results when it was promoted
     entry: int = 0  # of the ledger, that made it the best
     undone: tuple[int, ...] = ()  # generations whose changes this one takes back; empty for a promotion
+    ordered: int = 0  # ledger entry of the operator's instruction that took them back; 0: an audit did
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class Held(Record):
     reason: str
     since_ms: int
     entry: int  # of the ledger, that records it
+    with_ban: bool = False  # ordered together with a ban, whose lifting ends it
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,19 @@ class Belief(Record):
     identity_id: str
     entry: int
     counts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Void(Record):
+    """Results that an operator has had counted no more: one, or those of an identity accepted from an instant on; in
+    any case only those that the ledger held before."""
+
+    entry: int  # of the ledger: the instruction
+    identity_id: str
+    result_sha256: str  # empty: all since `since_ms`
+    since_ms: int
+    reason: str
+    restored: int = 0  # ledger entry of the instruction that took it back
 
 
 @dataclass(frozen=True, slots=True)

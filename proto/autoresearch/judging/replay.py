@@ -22,6 +22,7 @@ from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.evidence import EvidenceError, Row
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Belief, Best, Trial
+from autoresearch.judging.orders import Orders
 from autoresearch.judging.periods import rows
 from autoresearch.judging.rule import Rule
 from autoresearch.judging.trust import Change, DecidedPatch, Quarantine, Recheck, Suspicion, believed
@@ -82,6 +83,7 @@ class Replay:
         self.patches: dict[str, PatchState] = {}
         self.lineage: list[Best] = []
         self.held: dict[str, Quarantine] = {}
+        self.orders = Orders()
         self.proposals: set[int] = set()  # generations that should be rolled back
         self.standings: defaultdict[str, Standing] = defaultdict(Standing)
         self.differences: list[Difference] = []
@@ -112,6 +114,8 @@ class Replay:
             if entry.seq != self.length:
                 raise ValueError(f"entry {entry.seq} came where entry {self.length} is expected")
             try:
+                if objection := self.orders.objection(entry):
+                    self._differ(entry, objection)
                 _TAKE[entry.kind](self, entry)
             except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
                 raise ValueError(
@@ -177,6 +181,8 @@ class Replay:
         after = {"approve": "open", "refuse": "refused"}.get(entry.body["action"])
         if after is not None:
             self.patches[entry.body["subject"]].verdict = after
+        if self.orders.take(entry):
+            self._touched |= dict.fromkeys(self._jury[entry.body["subject"]], entry.seq)
 
     # --- verdicts ---
 
@@ -228,15 +234,17 @@ class Replay:
 
     def _rows(self, patch: PatchState, entry: int) -> list[Row]:
         """As `pairing.evidence`, without going through the baselines of machines that did not run the patch."""
-        then = pairing.before(patch.trials, entry)
+        counting = self.orders.voids.counting
+        then = counting(pairing.before(patch.trials, entry))
         machines = sorted({(patch.base_sha256, trial.machine_id) for trial in then})
-        return rows(then, [trial for own in machines for trial in pairing.before(self._measured[own], entry)])
+        return rows(then, [trial for own in machines for trial in counting(pairing.before(self._measured[own], entry))])
 
     def noise(self, entry: int, rows: Iterable[Row | Trial] = ()) -> dict[str, float]:
         """The noise per hardware class as of a ledger entry, with priors for their classes that have none."""
         at = pairing.noise_entry(entry)
         if at not in self._noise:
-            repeats = [self._baselines[source] for source in pairing.noise_sources(self.lineage, at)]
+            valid = self.orders.voids.before(at).counting
+            repeats = [valid(self._baselines[source]) for source in pairing.noise_sources(self.lineage, at)]
             held = pairing.held_before(self._beliefs, at)
             self._noise[at] = pairing.estimate_noise(repeats, at, held, self._prior_bpb)
             while len(self._noise) > NOISE_KEPT:
@@ -292,11 +300,15 @@ class Replay:
         body = entry.body
         undone = tuple(body["undone"])
         self._rollbacks[body["generation"]] = body
-        found = self._audit(body, body["evidence_before"], self.lineage)
-        if found is None or not found.roll_back:
-            self._differ(entry, "no audit speaks for this roll-back")
+        if "instruction" in body:
+            if not self.orders.rolls_back(body["instruction"], body["old_generation"], body["new_generation"]):
+                self._differ(entry, "no instruction orders this roll-back")
         else:
-            self._check(entry, _plain(asdict(found)), body["audit"], "audit")
+            found = self._audit(body, body["evidence_before"], self.lineage)
+            if found is None or not found.roll_back:
+                self._differ(entry, "no audit speaks for this roll-back")
+            else:
+                self._check(entry, _plain(asdict(found)), body["audit"], "audit")
         self._move(entry, "", body["title"], undone)
 
     def _audit(self, rollback: Mapping[str, Any], entry: int, lineage: Sequence[Best]) -> Audit | None:
@@ -305,7 +317,8 @@ class Replay:
         baselines = {best.source_sha256: self._baselines[best.source_sha256] for best in known}
         for span in spans.spans(known, spans.measured(baselines, entry)):
             if span.old.generation <= rollback["old_generation"] and span.new.generation >= rollback["new_generation"]:
-                rows = spans.audit_rows(span, baselines, entry, self.held)
+                valid = {source: self.orders.voids.counting(trials) for source, trials in baselines.items()}
+                rows = spans.audit_rows(span, valid, entry, self.held)
                 return audit(rows, self.noise(entry, rows), self._rule)
         return None
 
@@ -315,6 +328,8 @@ class Replay:
 
     def _still_rolled_back(self, patch: PatchState) -> bool:
         rollback = self._rollbacks[patch.rolled_back_generation]
+        if "instruction" in rollback:
+            return not self.orders.fell(rollback["instruction"])
         at = next(best.entry for best in self.lineage if best.generation == patch.rolled_back_generation)
         found = self._audit(rollback, at, self.lineage)
         return found is None or found.roll_back
@@ -323,19 +338,22 @@ class Replay:
 
     def _quarantine(self, entry: Entry) -> None:
         body = entry.body
-        if body["suspicion"] != Suspicion.OPERATOR:
-            self._check_change(entry)
         kind = Suspicion(body["suspicion"])
+        self._check(entry, "instruction" in body, kind is Suspicion.OPERATOR, "whether it is by hand")
+        if "instruction" not in body:
+            self._check_change(entry)
         self.held[body["identity_id"]] = Quarantine(body["identity_id"], kind, body["log_odds"], body["reason"])
         self._believe(entry, counts=False)
 
     def _reinstatement(self, entry: Entry) -> None:
-        self._check_change(entry)
+        if "instruction" not in entry.body:
+            self._check_change(entry)
         self.held.pop(entry.body["identity_id"], None)
         self._believe(entry, counts=True)
 
     def _believe(self, entry: Entry, *, counts: bool) -> None:
         identity_id = entry.body["identity_id"]
+        self.orders.changed(entry)
         self._beliefs.append(Belief(identity_id, entry.seq, counts))
         self._touched |= dict.fromkeys(self._jury[identity_id], entry.seq)
 
@@ -362,11 +380,13 @@ class Replay:
             latest = sorted(self._jury[identity_id].items(), key=lambda item: (item[1], item[0]), reverse=True)
             own |= {name: decided[name] for name, _ in latest[: reviewing.OWN_HISTORY] if name in decided}
         history = [self._as_decided(self.patches[name]) for name, _ in reviewing.history(recent, own, entry)]
-        known_trials = pairing.before(self._known, entry)
+        counting = self.orders.voids.counting
+        known_trials = counting(pairing.before(self._known, entry))
         noise_bpb = self.noise(entry, [*(row for patch in history for row in patch.rows), *known_trials])
-        baselines = {source: pairing.before(trials, entry) for source, trials in self._baselines.items()}
+        baselines = {source: counting(pairing.before(trials, entry)) for source, trials in self._baselines.items()}
         answers = known.answers(known_trials, baselines, noise_bpb)
-        return trust.review(history, answers, self.held, noise_bpb)[1]
+        heard = dict.fromkeys(self.orders.voids.identities & self.held.keys(), ()) | answers
+        return trust.review(history, heard, self.held, noise_bpb, self.orders.vouched)[1]
 
     def _as_decided(self, patch: PatchState) -> DecidedPatch:
         assert patch.noise_bpb is not None

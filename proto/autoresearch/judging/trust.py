@@ -203,6 +203,7 @@ def review(
     answers: Mapping[str, Sequence[KnownAnswer]],
     quarantined: Mapping[str, Quarantine],
     sigma: Mapping[str, float],
+    vouched: Container[str] = (),
 ) -> tuple[dict[str, Reputation], tuple[Change, ...]]:
     """Everybody's reputation, and who enters or leaves quarantine, in this order. All evidence oldest first.
 
@@ -218,7 +219,7 @@ def review(
     while True:
         reputations = _reputations(history, answers, held, sigma)
         changed = {change.identity for change in changes}
-        change = next_change([own for own in reputations.values() if own.identity not in changed], held)
+        change = next_change([own for own in reputations.values() if own.identity not in changed], held, vouched)
         if change is None:
             return reputations, tuple(changes)
         changes.append(change)
@@ -228,17 +229,19 @@ def review(
             held[change.identity] = change.quarantine
 
 
-def next_change(reputations: Iterable[Reputation], quarantined: Mapping[str, Quarantine]) -> Change | None:
+def next_change(
+    reputations: Iterable[Reputation], quarantined: Mapping[str, Quarantine], vouched: Container[str] = ()
+) -> Change | None:
     """Who enters quarantine next or, if nobody does, leaves it; the clearest case.
 
     One enters at 500 : 1 and leaves below the square root of that, when the evidence has changed: the others who made
     it look odd turned out to be liars, or it answered trials with a known answer well. What a person decided, only a
-    person lifts.
+    person lifts: a quarantine by hand, and the word of an operator for somebody (`vouched`).
     """
     ranked = sorted(reputations, key=lambda own: (-own.worst[1], own.identity))
     for own in ranked:
         kind, log_odds = own.worst
-        if own.identity not in quarantined and log_odds >= QUARANTINE_AT:
+        if log_odds >= QUARANTINE_AT and own.identity not in quarantined and own.identity not in vouched:
             reason = f"{ACCUSATIONS[kind]}; {_at(log_odds)}"
             return Change(own.identity, Quarantine(own.identity, kind, log_odds, reason), reason)
     for own in reversed(ranked):

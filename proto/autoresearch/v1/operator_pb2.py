@@ -24,25 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61utoresearch/v1/operator.proto\x12\x0f\x61utoresearch.v1\"\x88\x04\n\x0bInstruction\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x16\n\x0einstruction_id\x18\x03 \x01(\t\x12\x14\n\x0csigned_at_ms\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12,\n\x05grant\x18\n \x01(\x0b\x32\x1b.autoresearch.v1.RoleChangeH\x00\x12-\n\x06revoke\x18\x0b \x01(\x0b\x32\x1b.autoresearch.v1.RoleChangeH\x00\x12#\n\x03\x62\x61n\x18\x0c \x01(\x0b\x32\x14.autoresearch.v1.BanH\x00\x12(\n\x08lift_ban\x18\r \x01(\x0b\x32\x14.autoresearch.v1.BanH\x00\x12/\n\x07\x61pprove\x18\x0e \x01(\x0b\x32\x1c.autoresearch.v1.PatchChoiceH\x00\x12.\n\x06refuse\x18\x0f \x01(\x0b\x32\x1c.autoresearch.v1.PatchChoiceH\x00\x12-\n\x06invite\x18\x10 \x01(\x0b\x32\x1b.autoresearch.v1.InvitationH\x00\x12\'\n\x05pause\x18\x11 \x01(\x0b\x32\x16.autoresearch.v1.PauseH\x00\x12(\n\x06resume\x18\x12 \x01(\x0b\x32\x16.autoresearch.v1.PauseH\x00\x42\x08\n\x06\x61\x63tion\"F\n\nRoleChange\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.autoresearch.v1.Role\"\x1a\n\x03\x42\x61n\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\"\x1f\n\x0bPatchChoice\x12\x10\n\x08patch_id\x18\x01 \x01(\t\"F\n\nInvitation\x12\x13\n\x0b\x63ode_sha256\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"\x07\n\x05Pause*g\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n\x0eROLE_VOLUNTEER\x10\x01\x12\x0f\n\x0bROLE_AUTHOR\x10\x02\x12\x11\n\rROLE_APPROVER\x10\x03\x12\x11\n\rROLE_OPERATOR\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61utoresearch/v1/operator.proto\x12\x0f\x61utoresearch.v1\"\xfb\x05\n\x0bInstruction\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x16\n\x0einstruction_id\x18\x03 \x01(\t\x12\x14\n\x0csigned_at_ms\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12,\n\x05grant\x18\n \x01(\x0b\x32\x1b.autoresearch.v1.RoleChangeH\x00\x12-\n\x06revoke\x18\x0b \x01(\x0b\x32\x1b.autoresearch.v1.RoleChangeH\x00\x12#\n\x03\x62\x61n\x18\x0c \x01(\x0b\x32\x14.autoresearch.v1.BanH\x00\x12(\n\x08lift_ban\x18\r \x01(\x0b\x32\x14.autoresearch.v1.BanH\x00\x12/\n\x07\x61pprove\x18\x0e \x01(\x0b\x32\x1c.autoresearch.v1.PatchChoiceH\x00\x12.\n\x06refuse\x18\x0f \x01(\x0b\x32\x1c.autoresearch.v1.PatchChoiceH\x00\x12-\n\x06invite\x18\x10 \x01(\x0b\x32\x1b.autoresearch.v1.InvitationH\x00\x12\'\n\x05pause\x18\x11 \x01(\x0b\x32\x16.autoresearch.v1.PauseH\x00\x12(\n\x06resume\x18\x12 \x01(\x0b\x32\x16.autoresearch.v1.PauseH\x00\x12-\n\nquarantine\x18\x13 \x01(\x0b\x32\x17.autoresearch.v1.BeliefH\x00\x12,\n\treinstate\x18\x14 \x01(\x0b\x32\x17.autoresearch.v1.BeliefH\x00\x12\x33\n\ninvalidate\x18\x15 \x01(\x0b\x32\x1d.autoresearch.v1.InvalidationH\x00\x12/\n\x07restore\x18\x16 \x01(\x0b\x32\x1c.autoresearch.v1.RestorationH\x00\x12.\n\troll_back\x18\x17 \x01(\x0b\x32\x19.autoresearch.v1.RollBackH\x00\x42\x08\n\x06\x61\x63tion\"F\n\nRoleChange\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.autoresearch.v1.Role\"3\n\x03\x42\x61n\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x17\n\x0f\x65xclude_results\x18\x02 \x01(\x08\"\x1d\n\x06\x42\x65lief\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\"^\n\x0cInvalidation\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x15\n\rresult_sha256\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\"0\n\x0bRestoration\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07subject\x18\x02 \x01(\t\"0\n\x08RollBack\x12\x10\n\x08patch_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\"\x1f\n\x0bPatchChoice\x12\x10\n\x08patch_id\x18\x01 \x01(\t\"F\n\nInvitation\x12\x13\n\x0b\x63ode_sha256\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"\x07\n\x05Pause*g\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n\x0eROLE_VOLUNTEER\x10\x01\x12\x0f\n\x0bROLE_AUTHOR\x10\x02\x12\x11\n\rROLE_APPROVER\x10\x03\x12\x11\n\rROLE_OPERATOR\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'autoresearch.v1.operator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=788
-  _globals['_ROLE']._serialized_end=891
+  _globals['_ROLE']._serialized_start=1283
+  _globals['_ROLE']._serialized_end=1386
   _globals['_INSTRUCTION']._serialized_start=52
-  _globals['_INSTRUCTION']._serialized_end=572
-  _globals['_ROLECHANGE']._serialized_start=574
-  _globals['_ROLECHANGE']._serialized_end=644
-  _globals['_BAN']._serialized_start=646
-  _globals['_BAN']._serialized_end=672
-  _globals['_PATCHCHOICE']._serialized_start=674
-  _globals['_PATCHCHOICE']._serialized_end=705
-  _globals['_INVITATION']._serialized_start=707
-  _globals['_INVITATION']._serialized_end=777
-  _globals['_PAUSE']._serialized_start=779
-  _globals['_PAUSE']._serialized_end=786
+  _globals['_INSTRUCTION']._serialized_end=815
+  _globals['_ROLECHANGE']._serialized_start=817
+  _globals['_ROLECHANGE']._serialized_end=887
+  _globals['_BAN']._serialized_start=889
+  _globals['_BAN']._serialized_end=940
+  _globals['_BELIEF']._serialized_start=942
+  _globals['_BELIEF']._serialized_end=971
+  _globals['_INVALIDATION']._serialized_start=973
+  _globals['_INVALIDATION']._serialized_end=1067
+  _globals['_RESTORATION']._serialized_start=1069
+  _globals['_RESTORATION']._serialized_end=1117
+  _globals['_ROLLBACK']._serialized_start=1119
+  _globals['_ROLLBACK']._serialized_end=1167
+  _globals['_PATCHCHOICE']._serialized_start=1169
+  _globals['_PATCHCHOICE']._serialized_end=1200
+  _globals['_INVITATION']._serialized_start=1202
+  _globals['_INVITATION']._serialized_end=1272
+  _globals['_PAUSE']._serialized_start=1274
+  _globals['_PAUSE']._serialized_end=1281
 # @@protoc_insertion_point(module_scope)

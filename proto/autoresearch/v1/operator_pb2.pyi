@@ -71,6 +71,11 @@ class Instruction(_message.Message):
     INVITE_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
+    REINSTATE_FIELD_NUMBER: _builtins.int
+    INVALIDATE_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
+    ROLL_BACK_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol version, 1."""
     swarm_id: _builtins.str
@@ -119,6 +124,26 @@ class Instruction(_message.Message):
     def resume(self) -> Global___Pause:
         """And lets it go on."""
 
+    @_builtins.property
+    def quarantine(self) -> Global___Belief:
+        """An operator puts an identity in quarantine: none of its results count until an operator lifts it."""
+
+    @_builtins.property
+    def reinstate(self) -> Global___Belief:
+        """An operator lifts a quarantine. One that the evidence gave does not come back by evidence: the operator vouches."""
+
+    @_builtins.property
+    def invalidate(self) -> Global___Invalidation:
+        """An operator has results counted no more; every verdict that they had a part in is given anew."""
+
+    @_builtins.property
+    def restore(self) -> Global___Restoration:
+        """An operator takes an invalidation, or a roll-back that was ordered, back."""
+
+    @_builtins.property
+    def roll_back(self) -> Global___RollBack:
+        """An operator takes a promotion back out of the best."""
+
     def __init__(
         self,
         *,
@@ -136,12 +161,17 @@ class Instruction(_message.Message):
         invite: Global___Invitation | None = ...,
         pause: Global___Pause | None = ...,
         resume: Global___Pause | None = ...,
+        quarantine: Global___Belief | None = ...,
+        reinstate: Global___Belief | None = ...,
+        invalidate: Global___Invalidation | None = ...,
+        restore: Global___Restoration | None = ...,
+        roll_back: Global___RollBack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approve", b"approve", "ban", b"ban", "grant", b"grant", "invite", b"invite", "lift_ban", b"lift_ban", "pause", b"pause", "refuse", b"refuse", "resume", b"resume", "revoke", b"revoke"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approve", b"approve", "ban", b"ban", "grant", b"grant", "invalidate", b"invalidate", "invite", b"invite", "lift_ban", b"lift_ban", "pause", b"pause", "quarantine", b"quarantine", "refuse", b"refuse", "reinstate", b"reinstate", "restore", b"restore", "resume", b"resume", "revoke", b"revoke", "roll_back", b"roll_back"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approve", b"approve", "ban", b"ban", "grant", b"grant", "instruction_id", b"instruction_id", "invite", b"invite", "lift_ban", b"lift_ban", "pause", b"pause", "protocol", b"protocol", "reason", b"reason", "refuse", b"refuse", "resume", b"resume", "revoke", b"revoke", "signed_at_ms", b"signed_at_ms", "swarm_id", b"swarm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approve", b"approve", "ban", b"ban", "grant", b"grant", "instruction_id", b"instruction_id", "invalidate", b"invalidate", "invite", b"invite", "lift_ban", b"lift_ban", "pause", b"pause", "protocol", b"protocol", "quarantine", b"quarantine", "reason", b"reason", "refuse", b"refuse", "reinstate", b"reinstate", "restore", b"restore", "resume", b"resume", "revoke", b"revoke", "roll_back", b"roll_back", "signed_at_ms", b"signed_at_ms", "swarm_id", b"swarm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["grant", "revoke", "ban", "lift_ban", "approve", "refuse", "invite", "pause", "resume"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["grant", "revoke", "ban", "lift_ban", "approve", "refuse", "invite", "pause", "resume", "quarantine", "reinstate", "invalidate", "restore", "roll_back"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -174,6 +204,31 @@ class Ban(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDENTITY_ID_FIELD_NUMBER: _builtins.int
+    EXCLUDE_RESULTS_FIELD_NUMBER: _builtins.int
+    identity_id: _builtins.str
+    exclude_results: _builtins.bool
+    """Its past results do not count either: it is put in quarantine with the same instruction, which the lifting of the
+    ban ends. Only in `ban`.
+    """
+    def __init__(
+        self,
+        *,
+        identity_id: _builtins.str = ...,
+        exclude_results: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_results", b"exclude_results", "identity_id", b"identity_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ban: _TypeAlias = Ban  # noqa: Y015
+
+@_typing.final
+class Belief(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_ID_FIELD_NUMBER: _builtins.int
     identity_id: _builtins.str
     def __init__(
         self,
@@ -186,7 +241,88 @@ class Ban(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Ban: _TypeAlias = Ban  # noqa: Y015
+Global___Belief: _TypeAlias = Belief  # noqa: Y015
+
+@_typing.final
+class Invalidation(_message.Message):
+    """One result, or all that an identity has given in some time: those that the ledger holds before this instruction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_ID_FIELD_NUMBER: _builtins.int
+    RESULT_SHA256_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    identity_id: _builtins.str
+    """Whose."""
+    result_sha256: _builtins.str
+    """One result, by the sha256 of its payload; empty for all of a time."""
+    sequence: _builtins.int
+    """Its ledger entry; only with result_sha256."""
+    since_ms: _builtins.int
+    """Those accepted at or after this instant, Unix time in milliseconds; 0 with result_sha256."""
+    def __init__(
+        self,
+        *,
+        identity_id: _builtins.str = ...,
+        result_sha256: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_id", b"identity_id", "result_sha256", b"result_sha256", "sequence", b"sequence", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Invalidation: _TypeAlias = Invalidation  # noqa: Y015
+
+@_typing.final
+class Restoration(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The ledger entry of the instruction that is taken back."""
+    subject: _builtins.str
+    """The identity or the patch that it was about."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Restoration: _TypeAlias = Restoration  # noqa: Y015
+
+@_typing.final
+class RollBack(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATCH_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    patch_id: _builtins.str
+    generation: _builtins.int
+    """The generation that the patch was promoted as."""
+    def __init__(
+        self,
+        *,
+        patch_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "patch_id", b"patch_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBack: _TypeAlias = RollBack  # noqa: Y015
 
 @_typing.final
 class PatchChoice(_message.Message):

@@ -27,7 +27,7 @@ from autoresearch.v1 import operator_pb2 as autoresearch_dot_v1_dot_operator__pb
 from autoresearch.v1 import patch_pb2 as autoresearch_dot_v1_dot_patch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&autoresearch/v1/operator_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1e\x61utoresearch/v1/operator.proto\x1a\x1b\x61utoresearch/v1/patch.proto\"A\n\x0fInstructRequest\x12.\n\x0binstruction\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"=\n\x10InstructResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x17\n\x0frepeated_before\x18\x02 \x01(\x08\"\x14\n\x12GetRegisterRequest\"\xf9\x02\n\x13GetRegisterResponse\x12<\n\x05roles\x18\x01 \x03(\x0b\x32-.autoresearch.v1.GetRegisterResponse.Standing\x12\x43\n\x06\x62\x61nned\x18\x02 \x03(\x0b\x32\x33.autoresearch.v1.GetRegisterResponse.BannedIdentity\x12\'\n\x07waiting\x18\x03 \x03(\x0b\x32\x16.autoresearch.v1.Patch\x12\x0e\n\x06paused\x18\x04 \x01(\t\x1a\x61\n\x08Standing\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.autoresearch.v1.Role\x12\r\n\x05holds\x18\x04 \x01(\x08\x1a\x43\n\x0e\x42\x61nnedIdentity\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t2\xbc\x01\n\x0fOperatorService\x12O\n\x08Instruct\x12 .autoresearch.v1.InstructRequest\x1a!.autoresearch.v1.InstructResponse\x12X\n\x0bGetRegister\x12#.autoresearch.v1.GetRegisterRequest\x1a$.autoresearch.v1.GetRegisterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&autoresearch/v1/operator_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1e\x61utoresearch/v1/operator.proto\x1a\x1b\x61utoresearch/v1/patch.proto\"A\n\x0fInstructRequest\x12.\n\x0binstruction\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"=\n\x10InstructResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x17\n\x0frepeated_before\x18\x02 \x01(\x08\"\x14\n\x12GetRegisterRequest\"\xc8\x05\n\x13GetRegisterResponse\x12<\n\x05roles\x18\x01 \x03(\x0b\x32-.autoresearch.v1.GetRegisterResponse.Standing\x12\x43\n\x06\x62\x61nned\x18\x02 \x03(\x0b\x32\x33.autoresearch.v1.GetRegisterResponse.BannedIdentity\x12\'\n\x07waiting\x18\x03 \x03(\x0b\x32\x16.autoresearch.v1.Patch\x12\x0e\n\x06paused\x18\x04 \x01(\t\x12:\n\x06\x64oubts\x18\x05 \x03(\x0b\x32*.autoresearch.v1.GetRegisterResponse.Doubt\x12\x44\n\x07invalid\x18\x06 \x03(\x0b\x32\x33.autoresearch.v1.GetRegisterResponse.InvalidResults\x1a\x61\n\x08Standing\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.autoresearch.v1.Role\x12\r\n\x05holds\x18\x04 \x01(\x08\x1a\x43\n\x0e\x42\x61nnedIdentity\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x1aK\n\x05\x44oubt\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07vouched\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x1a~\n\x0eInvalidResults\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rresult_sha256\x18\x04 \x01(\t\x12\x10\n\x08since_ms\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t2\xbc\x01\n\x0fOperatorService\x12O\n\x08Instruct\x12 .autoresearch.v1.InstructRequest\x1a!.autoresearch.v1.InstructResponse\x12X\n\x0bGetRegister\x12#.autoresearch.v1.GetRegisterRequest\x1a$.autoresearch.v1.GetRegisterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,11 +41,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREGISTERREQUEST']._serialized_start=282
   _globals['_GETREGISTERREQUEST']._serialized_end=302
   _globals['_GETREGISTERRESPONSE']._serialized_start=305
-  _globals['_GETREGISTERRESPONSE']._serialized_end=682
-  _globals['_GETREGISTERRESPONSE_STANDING']._serialized_start=516
-  _globals['_GETREGISTERRESPONSE_STANDING']._serialized_end=613
-  _globals['_GETREGISTERRESPONSE_BANNEDIDENTITY']._serialized_start=615
-  _globals['_GETREGISTERRESPONSE_BANNEDIDENTITY']._serialized_end=682
-  _globals['_OPERATORSERVICE']._serialized_start=685
-  _globals['_OPERATORSERVICE']._serialized_end=873
+  _globals['_GETREGISTERRESPONSE']._serialized_end=1017
+  _globals['_GETREGISTERRESPONSE_STANDING']._serialized_start=646
+  _globals['_GETREGISTERRESPONSE_STANDING']._serialized_end=743
+  _globals['_GETREGISTERRESPONSE_BANNEDIDENTITY']._serialized_start=745
+  _globals['_GETREGISTERRESPONSE_BANNEDIDENTITY']._serialized_end=812
+  _globals['_GETREGISTERRESPONSE_DOUBT']._serialized_start=814
+  _globals['_GETREGISTERRESPONSE_DOUBT']._serialized_end=889
+  _globals['_GETREGISTERRESPONSE_INVALIDRESULTS']._serialized_start=891
+  _globals['_GETREGISTERRESPONSE_INVALIDRESULTS']._serialized_end=1017
+  _globals['_OPERATORSERVICE']._serialized_start=1020
+  _globals['_OPERATORSERVICE']._serialized_end=1208
 # @@protoc_insertion_point(module_scope)

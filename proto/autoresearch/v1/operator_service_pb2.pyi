@@ -140,10 +140,79 @@ class GetRegisterResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Doubt(_message.Message):
+        """An operator's word on whether somebody is believed."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        IDENTITY_ID_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        VOUCHED_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        identity_id: _builtins.str
+        name: _builtins.str
+        vouched: _builtins.bool
+        """True: an operator vouches for it, and evidence alone puts it in quarantine no more."""
+        reason: _builtins.str
+        """Empty when vouched for."""
+        def __init__(
+            self,
+            *,
+            identity_id: _builtins.str = ...,
+            name: _builtins.str = ...,
+            vouched: _builtins.bool = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_id", b"identity_id", "name", b"name", "reason", b"reason", "vouched", b"vouched"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class InvalidResults(_message.Message):
+        """Results of one identity."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SEQUENCE_FIELD_NUMBER: _builtins.int
+        IDENTITY_ID_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        RESULT_SHA256_FIELD_NUMBER: _builtins.int
+        SINCE_MS_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        sequence: _builtins.int
+        """The ledger entry of the instruction, by which it is restored."""
+        identity_id: _builtins.str
+        name: _builtins.str
+        result_sha256: _builtins.str
+        """One result; empty for all of a time."""
+        since_ms: _builtins.int
+        """Those since then, Unix time in milliseconds, up to the instruction."""
+        reason: _builtins.str
+        def __init__(
+            self,
+            *,
+            sequence: _builtins.int = ...,
+            identity_id: _builtins.str = ...,
+            name: _builtins.str = ...,
+            result_sha256: _builtins.str = ...,
+            since_ms: _builtins.int = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_id", b"identity_id", "name", b"name", "reason", b"reason", "result_sha256", b"result_sha256", "sequence", b"sequence", "since_ms", b"since_ms"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ROLES_FIELD_NUMBER: _builtins.int
     BANNED_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    DOUBTS_FIELD_NUMBER: _builtins.int
+    INVALID_FIELD_NUMBER: _builtins.int
     paused: _builtins.str
     """Why the swarm is paused; empty when it is not."""
     @_builtins.property
@@ -156,6 +225,14 @@ class GetRegisterResponse(_message.Message):
     def waiting(self) -> _containers.RepeatedCompositeFieldContainer[_patch_pb2.Patch]:
         """Patches that wait for an approver, oldest first; at most limits.PAGE_ITEMS."""
 
+    @_builtins.property
+    def doubts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetRegisterResponse.Doubt]:
+        """Whose results do not count by an operator's order, or do by one."""
+
+    @_builtins.property
+    def invalid(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetRegisterResponse.InvalidResults]:
+        """Results that an operator has had counted no more."""
+
     def __init__(
         self,
         *,
@@ -163,10 +240,12 @@ class GetRegisterResponse(_message.Message):
         banned: _abc.Iterable[Global___GetRegisterResponse.BannedIdentity] | None = ...,
         waiting: _abc.Iterable[_patch_pb2.Patch] | None = ...,
         paused: _builtins.str = ...,
+        doubts: _abc.Iterable[Global___GetRegisterResponse.Doubt] | None = ...,
+        invalid: _abc.Iterable[Global___GetRegisterResponse.InvalidResults] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "paused", b"paused", "roles", b"roles", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "doubts", b"doubts", "invalid", b"invalid", "paused", b"paused", "roles", b"roles", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -619,6 +619,8 @@ class PatchTrial(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     DISTURBED_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_MS_FIELD_NUMBER: _builtins.int
+    INVALIDATED_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     volunteer_name: _builtins.str
     hardware_class: _builtins.str
     outcome: _trial_pb2.Outcome.ValueType
@@ -634,6 +636,10 @@ class PatchTrial(_message.Message):
     """Not counted as evidence, because the machine was busy with other work."""
     accepted_at_ms: _builtins.int
     """Unix time in milliseconds."""
+    invalidated: _builtins.str
+    """Not counted as evidence, because an operator invalidated it: why. Empty otherwise."""
+    sequence: _builtins.int
+    """Its ledger entry."""
     def __init__(
         self,
         *,
@@ -645,10 +651,12 @@ class PatchTrial(_message.Message):
         log_tail: _builtins.str = ...,
         disturbed: _builtins.bool = ...,
         accepted_at_ms: _builtins.int = ...,
+        invalidated: _builtins.str = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_val_bpb", b"_val_bpb", "val_bpb", b"val_bpb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_val_bpb", b"_val_bpb", "accepted_at_ms", b"accepted_at_ms", "disturbed", b"disturbed", "hardware_class", b"hardware_class", "log_tail", b"log_tail", "outcome", b"outcome", "reason", b"reason", "val_bpb", b"val_bpb", "volunteer_name", b"volunteer_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_val_bpb", b"_val_bpb", "accepted_at_ms", b"accepted_at_ms", "disturbed", b"disturbed", "hardware_class", b"hardware_class", "invalidated", b"invalidated", "log_tail", b"log_tail", "outcome", b"outcome", "reason", b"reason", "sequence", b"sequence", "val_bpb", b"val_bpb", "volunteer_name", b"volunteer_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__val_bpb: _TypeAlias = _typing.Literal["val_bpb"]  # noqa: Y015
     _WhichOneofArgType__val_bpb: _TypeAlias = _typing.Literal["_val_bpb", b"_val_bpb"]  # noqa: Y015

@@ -57,6 +57,9 @@ for _command in (submit, withdraw, checkout, approve, refuse, patches, patch, le
 @click.option("--data-dir", type=FOLDER, help="Prepared data; volunteers may share it [in --home].")
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run strangers' code with nothing around it.")
 @invitation_option
+@click.option(
+    "--accept-challenge", default="", metavar="DIGEST", help="Accept that the swarm's challenge changed to it."
+)
 @click.option("--max-trials", type=click.IntRange(1), help="Stop after so many trials.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def join(settings: Settings, **options: Any) -> None:

@@ -244,16 +244,16 @@ class Client:
         return self.swarm.address.target
 
 
-async def open_client(settings: Settings) -> Client:
-    """A verified connection to the swarm that the settings name.
+async def open_client(settings: Settings, *, joining: bool = False) -> Client:
+    """A verified connection to the swarm that the settings name. `joining`: another one of the same key will do.
 
     Raises what `swarm_address` and `connect` raise, and UpgradeError when another swarm answers than was joined.
     """
     where, pinned = swarm_address(settings)
     client = await Client.open(where, trust_first_use=settings.trust_first_use)
-    if pinned and pinned.swarm_id != client.swarm.swarm_id:
+    if pinned and pinned.swarm_id != client.swarm.swarm_id and not joining:
         await client.close()
-        raise UpgradeError(f"another swarm answers at {where.target} now: join it with its new address")
+        raise UpgradeError(f"another swarm answers at {where.target} now: join it, if that is what you want")
     return client
 
 

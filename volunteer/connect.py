@@ -44,6 +44,8 @@ class Swarm:
     swarm_id: str
     challenge: Challenge
     challenge_sha256: str
+    # The challenge as it is hashed.
+    challenge_bytes: bytes = b""
     # What a new identity has to bring: zero bits of the puzzle's answer, or an invitation.
     work_bits: int = 0
     by_invitation: bool = False
@@ -185,6 +187,7 @@ def _verified(answer: GetSwarmResponse, address: Address, certificate: _Certific
         info.swarm_id,
         _challenge(answer.challenge, info, address),
         info.challenge_sha256,
+        answer.challenge,
         work_bits=info.work_bits,
         by_invitation=info.by_invitation,
     )

@@ -14,7 +14,7 @@ from autoresearch import limits
 from autoresearch.text import clean_line, is_line
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.trial_pb2 import Software
-from volunteer import enrolling, hardware, home, pin, witness
+from volunteer import consent, enrolling, hardware, home, pin, witness
 from volunteer.background import in_thread
 from volunteer.client import Client, open_client
 from volunteer.connect import Swarm
@@ -52,15 +52,18 @@ async def joined(
     clock: Clock,
     chance: Callable[[], float],
     trials: Trials | None = None,
+    ask: consent.Ask | None = None,
 ) -> AsyncIterator[Workday]:
-    """A workday that is ready to run; says afterwards what it came to.
+    """A workday that is ready to run; says afterwards what it came to. `ask`: puts a question to the person, None when
+    nobody is there to answer.
 
     Raises:
         VolunteerError, TrainerError: this machine or that coordinator is not fit.
     """
     name = display_name(settings, who)
     show.say(f"identity {who.identity_id}, kept in {settings.home}")
-    async with await open_client(settings) as client:
+    async with await open_client(settings, joining=True) as client:
+        await in_thread(lambda: _agree(settings, client.swarm, ask))
         _introduce(settings, client.swarm, show)
         head = await witness.watch(client, settings.home)
         show.say(f"ledger of {head.size} entries, which continues what was seen before")
@@ -73,7 +76,8 @@ async def joined(
             client, who, name, worker=worker, invitation=settings.join.invitation, tell=show.say
         )
         enrolled = await client.enroll(enrolment)
-        pin.save(settings.home, Pin(client.swarm.address, client.swarm.swarm_id, name))
+        swarm = client.swarm
+        pin.save(settings.home, Pin(swarm.address, swarm.swarm_id, name, swarm.challenge_bytes))
         show.say(f"enrolled as {name}; results compare within {clean_line(enrolled.hardware_class, 200)}")
         spool = _spool(settings, client.swarm, who, show)
         session = Session(_first_state(settings, client.swarm, who, spool))
@@ -119,6 +123,10 @@ def _introduce(settings: Settings, swarm: Swarm, show: Display) -> None:
     show.say(
         f"swarm {clean_line(swarm.swarm_id, 80)} at {swarm.address}, challenge {clean_line(swarm.challenge.name, 80)}"
     )
+
+
+def _agree(settings: Settings, swarm: Swarm, ask: consent.Ask | None) -> None:
+    consent.check(pin.load(settings.home), swarm, settings.join.accept_challenge, ask)
 
 
 async def _get_ready(trials: Trials, swarm: Swarm, show: Display) -> None:

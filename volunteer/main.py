@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from volunteer import display, home, identity, joining
 from volunteer.client import Client, open_client, swarm_address
+from volunteer.consent import Ask
 from volunteer.identity import Identity
 from volunteer.joining import Clock
 from volunteer.settings import Settings
@@ -57,8 +58,9 @@ def load_identity(settings: Settings) -> Identity:
     return identity.load_or_make(settings.home, secrets.token_bytes)
 
 
-def join(settings: Settings, show: display.Display, trials: Trials | None = None) -> None:
-    """Works for the swarm until stopped. `trials` stands in for this host's own where another runs them.
+def join(settings: Settings, show: display.Display, trials: Trials | None = None, ask: Ask | None = None) -> None:
+    """Works for the swarm until stopped. `trials` stands in for this host's own where another runs them; `ask` puts a
+    question to the person, None when nobody is there.
 
     Raises:
         VolunteerError, TrainerError: it cannot, or can no longer.
@@ -67,7 +69,8 @@ def join(settings: Settings, show: display.Display, trials: Trials | None = None
 
     async def body() -> None:
         who = load_identity(settings)
-        async with joining.joined(settings, who, show, clock=CLOCK, chance=_chance, trials=trials) as workday:
+        made = joining.joined(settings, who, show, clock=CLOCK, chance=_chance, trials=trials, ask=ask)
+        async with made as workday:
             with _signals(workday):
                 await workday.run()
 

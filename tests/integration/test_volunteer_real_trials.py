@@ -20,9 +20,34 @@ from trainer.trial import code_digest
 
 TRIAL_S = 300.0  # a busy machine imports torch three times
 SOURCE = (Path(trainer.__file__).parent / "train.py").read_bytes()
-CRASH = (
-    b"def build_model(config):\n    raise RuntimeError('no model today')\n\ndef main(session):\n    build_model(None)\n"
-)
+
+
+def thief(home: Path) -> bytes:
+    """A candidate that looks for its volunteer's key everywhere, and crashes with what it found."""
+    return f"""
+import os
+PLACES = ["{home}/identity.pem", "/proc/self/root{home}/identity.pem", "/proc/self/environ"]
+PLACES += [f"/proc/{{number}}/{{name}}" for number in (os.getppid(), 1) for name in ("environ", "mem", "maps")]
+PLACES += [f"/proc/self/fd/{{number}}" for number in range(3, 64)]
+
+def build_model(config):
+    found = [repr(os.environ)] if "PRIVATE KEY" in repr(os.environ) else []
+    for place in PLACES:
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+            if b"PRIVATE KEY" in os.read(descriptor, 1 << 20):
+                found.append(place)
+        except OSError:
+            pass
+    try:
+        found += os.listdir("{home}")
+    except OSError:
+        pass
+    raise RuntimeError(f"no model today, but {{found}}")
+
+def main(session):
+    build_model(None)
+""".encode()
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +62,7 @@ async def coordinator(data_dir: Path) -> AsyncIterator[FakeCoordinator]:
         manifest_sha256=manifest.sha256, trial_code_sha256=code_digest(), base_source_sha256=sha256_hex(SOURCE)
     )
     async with FakeCoordinator(challenge=challenge) as fake:
-        for source in (SOURCE, CRASH):
-            fake.sources[sha256_hex(source)] = source
+        fake.sources[sha256_hex(SOURCE)] = SOURCE
         yield fake
 
 
@@ -90,7 +114,9 @@ async def heard(coordinator: FakeCoordinator, stage: str) -> None:
 async def test_a_real_trial_from_order_to_signed_result(
     coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path
 ) -> None:
-    coordinator.orders = [sha256_hex(SOURCE), sha256_hex(CRASH)]
+    stealing = thief(tmp_path / "home")
+    coordinator.sources[sha256_hex(stealing)] = stealing
+    coordinator.orders = [sha256_hex(SOURCE), sha256_hex(stealing)]
     async with joined(tmp_path, data_dir, coordinator, "--max-trials", "2") as volunteer:
         code, err = await volunteer.ended()
     assert (code, err) == (0, ""), volunteer.lines
@@ -101,7 +127,8 @@ async def test_a_real_trial_from_order_to_signed_result(
     assert good.software.torch
     assert good.hardware.threads == 1
     assert bad.outcome == trial_pb2.OUTCOME_CRASHED
-    assert "no model today" in bad.log_tail
+    assert "RuntimeError: no model today, but []" in bad.log_tail
+    assert "PRIVATE KEY" in (tmp_path / "home" / "identity.pem").read_text()
     stages = {message.heartbeat.stage for message in coordinator.heard if message.HasField("heartbeat")}
     assert {"starting", "training", "exam"} <= stages
     assert any("2 result(s) accepted" in line for line in volunteer.lines)

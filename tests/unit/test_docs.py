@@ -252,6 +252,12 @@ def test_every_relative_link_resolves(path: Path) -> None:
     assert not dead
 
 
+def test_every_test_that_the_security_page_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)`", page("docs/security.md"))
+    assert len(named) > 30
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_every_python_block_is_python(path: Path) -> None:
     for block in fences(path.read_text(), "python"):

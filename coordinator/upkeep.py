@@ -1,6 +1,6 @@
 """What an operator does to a swarm that is not running: go through its ledger, make store and lineage again from it.
 
-Left out: the checks (`auditing.py`), what an entry makes (`rebuilding.py`), and tables for analysis (`tables.py`).
+Left out: the checks (`auditing.py`), what an entry makes (`rebuilding`), and tables for analysis (`tables.py`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from coordinator.archive import Archive
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import lock
-from coordinator.rebuilding import Rebuilder, Rebuilt
+from coordinator.rebuilding.rebuilder import Rebuilder, Rebuilt
 from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
 from coordinator.store import Store
 

@@ -6,7 +6,7 @@ Loads, asks the pure rules (`trust`, `agreement`), writes. What follows for the 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from autoresearch.judging import known, pairing, trust
+from autoresearch.judging import known, ledger, pairing, trust
 from autoresearch.judging.model import Held, Trial
 from autoresearch.judging.reviewing import HISTORY, OWN_HISTORY, history
 from autoresearch.judging.trust import Change, DecidedPatch, KnownAnswer, Quarantine, Reputation, Suspicion
@@ -34,11 +34,18 @@ class Watch:
         self._decider = decider
         self._now_ms = now_ms
         self._decided: dict[tuple[str, int, tuple[int, ...]], DecidedPatch] = {}
+        self._reviewed: tuple[bytes | None, int] = (None, 0)  # by the jury's mark: see `_reviewed_before`
 
     async def review(self, entry: int) -> None:
-        """Judges everybody's reporting by what the ledger held before that entry."""
+        """Judges everybody's reporting by what the ledger held before that entry.
+
+        Does nothing where a later review has changed the quarantine: then this one was done before, and whoever
+        follows the ledger again must not judge the jury of today by less than is known of it.
+        """
         while True:
             jury = await self._records.jury()
+            if entry <= await self._reviewed_before(jury):
+                return
             decided = await self._history(entry, jury)
             held = {who: _quarantine(own) for who, own in jury.held.items()}
             known_trials = jury.voids.counting(pairing.before(await self._records.known_answers(), entry))
@@ -50,6 +57,17 @@ class Watch:
             self.reputations, changes = trust.review(decided, heard, held, noise_bpb, jury.vouched)
             if not changes or await self._record(changes, entry, jury):
                 return
+
+    async def _reviewed_before(self, jury: Jury) -> int:
+        """The evidence that the last change of the quarantine by a review rests on, as the ledger says; 0 for none."""
+        if self._reviewed[0] != jury.mark:
+            found = 0
+            for belief in reversed(await self._records.beliefs()):
+                lines = await self._store.items("ledger", belief.entry, belief.entry)
+                if found := int(ledger.parse(lines[0]).body.get("evidence_before", 0)):
+                    break
+            self._reviewed = (jury.mark, found)
+        return self._reviewed[1]
 
     async def _answers(
         self, known_trials: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float], jury: Jury

@@ -164,14 +164,15 @@ class Desk:
     async def jurors(self, *names: str) -> list[Juror]:
         return [await self.juror(name) for name in names]
 
-    async def enroll(self, juror: Juror, device: str) -> None:
+    async def enroll(self, juror: Juror, device: str, *, invitation: str = "") -> None:
         hardware = trial_pb2.Hardware(
             device_kind="cuda", device_name=device, device_memory_bytes=24 << 30, threads=8, operating_system="Linux"
         )
         machine_id = f"{next(_NAMES):032x}"
         message = Enrolment(
-            protocol=1, swarm_id=self.swarm.swarm_id, name=juror.name, machine_id=machine_id, hardware=hardware
-        )
+            protocol=1, swarm_id=self.swarm.swarm_id, name=juror.name, machine_id=machine_id, hardware=hardware,
+            invitation=invitation,
+        )  # fmt: skip
         _, machine = await self.intake.enroll(envelope.sign(message, envelope.ENROLMENT, juror.key))
         assert machine is not None
         juror.machines[device] = machine
@@ -199,17 +200,17 @@ class Desk:
     async def trial(self, juror: Juror, patch: Patch, value: "float | str", device: str = "") -> None:
         """The juror runs the patch's candidate: a val_bpb, or the name of another outcome."""
         order = Order("", patch.patch_id, patch.candidate_sha256, patch.base_sha256)
-        await self._run(juror, order, value, device)
+        await self.run(juror, order, value, device)
 
     async def baseline(self, juror: Juror, source_sha256: str, value: "float | str", device: str = "") -> None:
         """The juror runs a best."""
-        await self._run(juror, Order("", "", source_sha256, source_sha256), value, device)
+        await self.run(juror, Order("", "", source_sha256, source_sha256), value, device)
 
-    async def _run(self, juror: Juror, terms: Order, value: "float | str", device: str) -> None:
+    async def run(self, juror: Juror, terms: Order, value: "float | str", device: str = "") -> None:
+        """The juror fills an order of these terms."""
         machine = juror.machines[device or next(iter(juror.machines))]
-        order = replace(
-            terms, order_id=f"order-{next(_NAMES)}", machine_id="" if terms.patch_id else machine.machine_id
-        )
+        order = replace(terms, machine_id="" if terms.patch_id else machine.machine_id)
+        order = replace(order, order_id=f"{order.line}-{await self.records.orders_made(order.line)}")
         self.now += 1_000
         patch = await self.records.patch(order.patch_id) if order.patch_id else None
         granted = await self.dispatch.grant(Offer(order, patch, new=True), machine)

@@ -17,7 +17,7 @@ from autoresearch.judging.replay import Replay
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1.operator_pb2 import Ban, Belief, Invalidation, Restoration, RollBack
-from coordinator.rebuilding import Rebuilder
+from coordinator.rebuilding.rebuilder import Rebuilder
 from coordinator.redis_store import RedisStore, connect
 from coordinator.refusals import InvalidRequestError, NotFoundError, NotNowError
 from tests.integration.desk import Desk, Juror, edit, opened

@@ -60,7 +60,7 @@ def stripped(lived: Path, folder: Path) -> Path:
     return folder
 
 
-def commits(folder: Path) -> str:
+def history(folder: Path) -> str:
     command = ["git", "-C", str(folder / LINEAGE), "log", "--format=%H %T %an %ae %ad %cd %B", "best"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -83,8 +83,8 @@ async def restarted(folder: Path) -> None:
 async def test_store_and_lineage_come_out_the_same(lived: Path, ledger_only: Path) -> None:
     made = await asyncio.to_thread(rebuild, ledger_only)
     assert made.generation == 2
-    assert commits(ledger_only) == commits(lived)
-    assert made.commit in commits(lived)
+    assert history(ledger_only) == history(lived)
+    assert made.commit in history(lived)
     await restarted(ledger_only)
     original = await dump(lived)
     assert len(original["table patches"]) == 6

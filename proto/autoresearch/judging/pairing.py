@@ -9,6 +9,7 @@ is passed in.
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 from autoresearch.judging import noise
 from autoresearch.judging.evidence import Row
@@ -16,10 +17,40 @@ from autoresearch.judging.model import Belief, Best, Trial
 from autoresearch.judging.periods import periods_by_machine, rows
 from autoresearch.judging.rule import Rule
 
+
+class Ran(Protocol):
+    """What there is to know of a trial when only who ran it where and when matters; a `Trial` says more."""
+
+    @property
+    def entry(self) -> int:
+        """Of the ledger."""
+
+    @property
+    def identity_id(self) -> str:
+        """Who ran it."""
+
+    @property
+    def machine_id(self) -> str:
+        """Where."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether it counts for nothing."""
+
+    @property
+    def result_sha256(self) -> str:
+        """Of the result."""
+
+    @property
+    def accepted_at_ms(self) -> int:
+        """When the result was taken."""
+
+
+T = TypeVar("T", bound=Ran)
 NOISE_SOURCES = 8  # baselines of this many bests are repeats that the noise is estimated from
 
 
-def before(trials: Sequence[Trial], entry: int) -> Sequence[Trial]:
+def before(trials: Sequence[T], entry: int) -> Sequence[T]:
     """Those that the ledger held before that entry; `trials` in the ledger's order."""
     if not trials or trials[-1].entry < entry:  # nearly always
         return trials
@@ -33,7 +64,12 @@ def evidence(candidate: Sequence[Trial], baseline: Sequence[Trial], entry: int) 
     return rows(then, [trial for trial in before(baseline, entry) if trial.machine_id in machines])
 
 
-def looks(candidate: Sequence[Trial], baseline: Sequence[Trial], looked: int, until: int) -> list[int]:
+def jurors(candidate: Sequence[Ran], entry: int) -> set[str]:
+    """The identities of which `evidence` has rows."""
+    return {trial.identity_id for trial in before(candidate, entry) if not trial.disturbed}
+
+
+def looks(candidate: Sequence[Ran], baseline: Sequence[Ran], looked: int, until: int) -> list[int]:
     """The ledger entries from `looked` to `until` that brought evidence about a patch: after each of them it is judged.
 
     One after the other, however late somebody comes to it: otherwise a verdict would depend on how busy the
@@ -45,7 +81,7 @@ def looks(candidate: Sequence[Trial], baseline: Sequence[Trial], looked: int, un
     return sorted(entry for entry in fresh if entry <= until)
 
 
-def since(trials: Sequence[Trial], entry: int) -> Sequence[Trial]:
+def since(trials: Sequence[T], entry: int) -> Sequence[T]:
     """Those from that ledger entry on; `trials` in the ledger's order."""
     return trials[bisect_left(trials, entry, key=lambda trial: trial.entry) :]
 

@@ -211,7 +211,7 @@ class Replay:
         patch.verdict, patch.verdict_entry = body["verdict"], entry.seq
         patch.decision, patch.evidence_before = body["decision"], body["evidence_before"]
         patch.noise_bpb = body["noise_bpb"]
-        patch.jurors = len({row.identity for row in self._rows(patch, patch.evidence_before)})
+        patch.jurors = len(pairing.jurors(self.orders.voids.counting(patch.trials), patch.evidence_before))
 
     def _check_verdict(self, entry: Entry, patch: PatchState) -> None:
         body = entry.body

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from autoresearch.judging.model import Trial, Void
+from autoresearch.judging.pairing import Ran, T
 
 
 class Voids:
@@ -37,13 +38,13 @@ class Voids:
         """As they were before a ledger entry."""
         return Voids(self._known, at=entry)
 
-    def why_not(self, trial: Trial) -> str | None:
+    def why_not(self, trial: Ran) -> str | None:
         """Why a trial does not count, or None if it does as far as this goes."""
         if trial.identity_id not in self._identities:
             return None
         return next((void.reason for void in self._valid if _covers(void, trial)), None)
 
-    def counting(self, trials: Sequence[Trial]) -> Sequence[Trial]:
+    def counting(self, trials: Sequence[T]) -> Sequence[T]:
         """The trials that count."""
         if not self._identities:  # nearly always
             return trials
@@ -59,7 +60,7 @@ class Voids:
 NONE = Voids()
 
 
-def _covers(void: Void, trial: Trial) -> bool:
+def _covers(void: Void, trial: Ran) -> bool:
     if trial.identity_id != void.identity_id or trial.entry >= void.entry:
         return False
     if void.result_sha256:

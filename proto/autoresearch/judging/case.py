@@ -6,12 +6,12 @@ rows nor the way they came about is left in them. What follows from the sums is 
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 from autoresearch.judging.evidence import Pair, Row
 from autoresearch.judging.rule import Rule
-from autoresearch.judging.tally import ClassTally, Witness, hear_one
+from autoresearch.judging.tally import ClassGain, ClassTally, Witness, class_gain, hear_one
 
 
 class Counts(NamedTuple):
@@ -38,12 +38,14 @@ class Case:
     def __init__(self, sigma: Mapping[str, float], rule: Rule) -> None:
         self.rule = rule
         self._sigma = sigma
+        self._most_of_one = rule.max_trials_per_identity
         self._rows: dict[str, dict[Hashable, Row]] = {}  # by identity
         self._witnesses: dict[str, Witness] = {}
         self._votes: dict[str, float] = {}
         self._guards: dict[str, dict[str, float]] = {}  # class -> identity -> vote for "worse"
         self._crashers: dict[str, set[str]] = {}  # class -> identities on whose machine it only crashed
         self._tallies: dict[str, ClassTally] = {}
+        self._gains: dict[str, ClassGain] = {}
         self._finishers = self._crashed = self._disqualified = self._trials = self._counted = 0
 
     # --- what changes ---
@@ -57,7 +59,10 @@ class Case:
         """Takes many rows at once, each under a key of its own."""
         heard: dict[str, None] = {}  # in the order of the rows
         for key, row in enumerate(rows):
-            self._rows.setdefault(row.identity, {})[key] = row
+            own = self._rows.get(row.identity)
+            if own is None:
+                own = self._rows[row.identity] = {}
+            own[key] = row
             heard[row.identity] = None
         for identity in heard:
             self._hear(identity)
@@ -74,17 +79,22 @@ class Case:
             self._hear(identity)
 
     def _hear(self, identity: str) -> None:
-        self._forget(identity)
+        if identity in self._witnesses:
+            self._forget(identity)
         witness = hear_one(identity, self._rows[identity].values(), self._sigma, self.rule)
         self._witnesses[identity] = witness
         if witness.vote is not None:
             self._votes[identity] = witness.vote
         for name, guard in witness.guards.items():
-            self._guards.setdefault(name, {})[identity] = guard
-            self._tallies.pop(name, None)
+            own = self._guards.get(name)
+            if own is None:
+                own = self._guards[name] = {}
+            own[identity] = guard
+            if name in self._tallies or name in self._gains:
+                self._unsettle(name)
         for name in witness.crash_classes:
             self._crashers.setdefault(name, set()).add(identity)
-            self._tallies.pop(name, None)
+            self._unsettle(name)
         self._add(witness, 1)
 
     def _forget(self, identity: str) -> None:
@@ -94,18 +104,27 @@ class Case:
         self._votes.pop(identity, None)
         for name in witness.guards:
             del self._guards[name][identity]
-            self._tallies.pop(name, None)
+            self._unsettle(name)
         for name in witness.crash_classes:
             self._crashers[name].discard(identity)
-            self._tallies.pop(name, None)
+            self._unsettle(name)
         self._add(witness, -1)
 
+    def _unsettle(self, name: str) -> None:
+        """What is kept of a class no longer holds."""
+        self._tallies.pop(name, None)
+        self._gains.pop(name, None)
+
     def _add(self, witness: Witness, sign: int) -> None:
-        self._finishers += sign * bool(witness.pairs)
-        self._crashed += sign * bool(witness.crash_classes)
-        self._disqualified += sign * witness.disqualified
-        self._trials += sign * witness.trials
-        self._counted += sign * min(witness.trials, self.rule.max_trials_per_identity)
+        trials, most = witness.trials, self._most_of_one
+        if witness.pairs:
+            self._finishers += sign
+        if witness.crash_classes:
+            self._crashed += sign
+        if witness.disqualified:
+            self._disqualified += sign
+        self._trials += sign * trials
+        self._counted += sign * min(most, trials)
 
     # --- what it amounts to ---
 
@@ -154,6 +173,17 @@ class Case:
                 return None
             tally = self._tallies[name] = ClassTally(len(guards), crashers, math.fsum(guards.values()))
         return tally
+
+    def class_gains(self) -> tuple[ClassGain, ...]:
+        """As `tally.class_gains` of the witnesses; only those of classes that changed are worked out."""
+        return tuple(self._gain(name, own) for name, own in sorted(self._guards.items()) if own)
+
+    def _gain(self, name: str, finishers: Collection[str]) -> ClassGain:
+        gain = self._gains.get(name)
+        if gain is None:
+            pairs = [pair for identity in finishers for pair in self._witnesses[identity].pairs[name]]
+            gain = self._gains[name] = class_gain(name, len(finishers), pairs, self.rule.display_scale_bpb)
+        return gain
 
     def counts(self) -> Counts:
         """All that the verdict depends on."""

@@ -101,9 +101,13 @@ def paired(row: Row, sigma: Mapping[str, float], tau_bpb: float) -> Pair | None:
     noise_bpb = sigma.get(row.hardware_class, math.nan)
     if not NOISE_BOUNDS_BPB[0] <= noise_bpb <= NOISE_BOUNDS_BPB[1]:
         raise EvidenceError(f"hardware class {row.hardware_class!r} has no usable noise estimate ({noise_bpb!r})")
-    gain_bpb = math.fsum(baseline) / len(baseline) - math.fsum(candidate) / len(candidate)
+    gain_bpb = _mean(baseline) - _mean(candidate)
     variance = noise_bpb * noise_bpb * (1.0 / len(candidate) + 1.0 / len(baseline)) + tau_bpb * tau_bpb
     return Pair(gain_bpb, variance)
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return numbers[0] if len(numbers) == 1 else math.fsum(numbers) / len(numbers)
 
 
 def moments(pairs: Sequence[Pair]) -> Moments:
@@ -155,8 +159,10 @@ def robust_mean(pairs: Sequence[Pair]) -> float:
     median = weighted[at][0]
     pulled = []
     for (gain_bpb, variance), weight in zip(weighted, weights, strict=True):
-        reach = 2.0 * math.sqrt(variance)
-        pulled.append(min(max(gain_bpb, median - reach), median + reach) * weight)
+        off_bpb = gain_bpb - median
+        if off_bpb * off_bpb > 4.0 * variance:
+            gain_bpb = median + math.copysign(2.0 * math.sqrt(variance), off_bpb)  # noqa: PLW2901
+        pulled.append(gain_bpb * weight)
     return math.fsum(pulled) / information
 
 

@@ -3,7 +3,7 @@
 Gathers and sums; what follows from the sums is in `verdict`, the formulas are in `evidence`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoresearch.judging.evidence import (
@@ -77,28 +77,34 @@ def hear(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> list[Wi
 def hear_one(identity: str, rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule) -> Witness:
     """What one identity's rows amount to, with its vote."""
     witness = Witness(identity)
+    pairs, trials = witness.pairs, 0
     for row in rows:
-        witness.trials += row.trials
-        if row.disqualifications:
-            witness.disqualified = True
+        trials += len(row.candidate)
         pair = paired(row, sigma, rule.tau_bpb)
-        if pair is not None:
-            witness.pairs.setdefault(row.hardware_class, []).append(pair)
-        elif row.only_crashed:
+        if pair is None and row.only_crashed:
             witness.crash_classes |= {row.hardware_class}
+        elif pair is not None and row.hardware_class in pairs:
+            pairs[row.hardware_class].append(pair)
+        elif pair is not None:
+            pairs[row.hardware_class] = [pair]
+        if row.crashes or row.disqualifications:
+            trials += row.crashes + row.disqualifications
+            witness.disqualified = witness.disqualified or row.disqualifications > 0
+    witness.trials = trials
     _let_vote(witness, rule)
     return witness
 
 
 def _let_vote(witness: Witness, rule: Rule) -> None:
     if witness.pairs:
+        eps, cap = rule.eps, rule.cap
         parts = []
         for name, pairs in witness.pairs.items():
             own = moments(pairs)
-            witness.guards[name] = worse(own, rule.guard_delta_bpb, rule.eps, rule.cap)
+            witness.guards[name] = worse(own, rule.guard_delta_bpb, eps, cap)
             parts.append(own)
-        witness.moments = total(parts)
-        witness.vote = bounded(log_likelihood_ratio(witness.moments, rule.delta_bpb), rule.eps, rule.cap)
+        witness.moments = own = total(parts)
+        witness.vote = bounded(log_likelihood_ratio(own, rule.delta_bpb), eps, cap)
     elif witness.crash_classes:
         witness.vote = rule.alarm
     if witness.disqualified:
@@ -118,8 +124,10 @@ def class_gains(witnesses: Iterable[Witness], scale_bpb: float) -> tuple[ClassGa
         for name, own in witness.pairs.items():
             pairs.setdefault(name, []).extend(own)
             identities[name] = identities.get(name, 0) + 1
-    gains = []
-    for name in sorted(pairs):
-        pooled = estimate(pairs[name], scale_bpb)
-        gains.append(ClassGain(name, identities[name], pooled.gain_bpb, pooled.standard_error, pooled.interval))
-    return tuple(gains)
+    return tuple(class_gain(name, identities[name], pairs[name], scale_bpb) for name in sorted(pairs))
+
+
+def class_gain(hardware_class: str, identities: int, pairs: Sequence[Pair], scale_bpb: float) -> ClassGain:
+    """The pooled gain of at least one pair on one class."""
+    pooled = estimate(pairs, scale_bpb)
+    return ClassGain(hardware_class, identities, pooled.gain_bpb, pooled.standard_error, pooled.interval)

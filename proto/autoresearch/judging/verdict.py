@@ -14,7 +14,7 @@ quarantine), what runs next (`planning`), and merging a winner onto a best that 
 
 import enum
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.case import Case, Counts
 from autoresearch.judging.evidence import EvidenceError, Row, estimate, shrunk, spoken_odds
 from autoresearch.judging.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
-from autoresearch.judging.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness, class_gains
+from autoresearch.judging.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness
 
 __all__ = [
     "DEFAULT", "FAST", "PATIENT", "PRESETS", "SOLO", "STRICT", "Audit", "ClassGain", "Decision", "EvidenceError", "Row",
@@ -145,9 +145,9 @@ def weigh(case: Case) -> Decision:
         standard_error=pooled.standard_error if pooled else None,
         interval=pooled.interval if pooled else None,
         shrunk_gain_bpb=shrunk(pooled.gain_bpb, pooled.standard_error**-2, rule.delta_bpb) if pooled else None,
-        class_gains=class_gains(witnesses, rule.display_scale_bpb),
+        class_gains=case.class_gains(),
         identities=counts.finishers,
-        hangs_on=_hangs_on(witnesses, counts, classes, rule),
+        hangs_on=_hangs_on(witnesses, case.votes, counts, classes, rule),
         classes=tuple(sorted(name for name, tally in classes.items() if tally.finishers)),
         trials=case.trials,
         bad_classes=bad_classes,
@@ -198,32 +198,51 @@ def _enough(counts: Counts, rule: Rule) -> bool:
 
 
 def _hangs_on(
-    witnesses: Sequence[Witness], counts: Counts, classes: Mapping[str, ClassTally], rule: Rule
+    witnesses: Sequence[Witness],
+    votes: Mapping[str, float],
+    counts: Counts,
+    classes: Mapping[str, ClassTally],
+    rule: Rule,
 ) -> tuple[str, ...]:
     verdict = _judge(counts, rule)
-    idle = _idle(counts, classes, rule)
     return tuple(
-        w.identity for w in witnesses if not idle(w) and _judge(_without(w, counts, classes, rule), rule) is not verdict
+        w.identity
+        for w in _not_idle(witnesses, votes, counts, classes, rule)
+        if _judge(_without(w, counts, classes, rule), rule) is not verdict
     )
 
 
-def _idle(counts: Counts, classes: Mapping[str, ClassTally], rule: Rule) -> Callable[[Witness], bool]:
-    """Tells whether the verdict cannot hang on an identity: without it every comparison of `_judge` comes out the same.
+def _not_idle(
+    witnesses: Sequence[Witness],
+    votes: Mapping[str, float],
+    counts: Counts,
+    classes: Mapping[str, ClassTally],
+    rule: Rule,
+) -> Sequence[Witness]:
+    """Those on whom the verdict may hang. Without any other one every comparison of `_judge` comes out the same.
 
-    Saves most of the work where many ran a patch; where it says no, the verdict is worked out.
+    Saves most of the work where many ran a patch: often nobody is left.
     """
     limit, spent = rule.max_trials_per_identity, counts.trials >= rule.max_trials
     decisive = counts.finishers <= max(1, rule.min_identities) or (spent and counts.trials - limit < rule.max_trials)
+    if decisive:
+        return witnesses
     most = rule.guard_upper + math.log(rule.eps)  # a vote against "worse" may go with the identity
     calm = {name for name, tally in classes.items() if tally.finishers > 1 and tally.guard < most}
-    zone = _zone(counts.log_odds, rule)
-
-    def idle(witness: Witness) -> bool:
-        if decisive or witness.crash_classes or witness.disqualified or witness.vote is None:
-            return False
-        return calm.issuperset(witness.guards) and _zone(counts.log_odds - witness.vote, rule) == zone
-
-    return idle
+    zone, log_odds = _zone(counts.log_odds, rule), counts.log_odds
+    if len(calm) == len(classes) and not counts.crashers and not counts.disqualifiers:
+        strongest, weakest = max(votes.values()), min(votes.values())
+        if _zone(log_odds - strongest, rule) == zone == _zone(log_odds - weakest, rule):
+            return ()
+    return [
+        w
+        for w in witnesses
+        if w.crash_classes
+        or w.disqualified
+        or w.vote is None
+        or not calm.issuperset(w.guards)
+        or _zone(log_odds - w.vote, rule) != zone
+    ]
 
 
 def _zone(log_odds: float, rule: Rule) -> int:

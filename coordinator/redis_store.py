@@ -43,6 +43,7 @@ RETRY_EVERY_S = 0.2
 ANSWER_WITHIN_S = (
     45.0  # above the default patience: a long fork or a slow disk makes a healthy server pause for seconds
 )
+_STEP_VALUES = 4_000  # of one command at most: Lua passes a function no more than some 8,000
 _PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^@/]*(?=@)")
 
 
@@ -182,11 +183,13 @@ class _Encoder:
         self._key_of = key_of
         self._keys: dict[str, int] = {}
         self._values: list[bytes] = []
+        self._steps: list[Any] = []
 
     def encode(self, change: Change) -> tuple[list[str], list[bytes], bytes]:
         guards = [self._guard(guard) for guard in change.guards]
-        operations = [self._operation(operation) for operation in change.operations]
-        return list(self._keys), self._values, json.dumps([guards, operations]).encode()
+        for operation in change.operations:
+            self._add(operation)
+        return list(self._keys), self._values, json.dumps([guards, self._steps]).encode()
 
     def _guard(self, guard: Guard) -> list[str | int]:
         match guard:
@@ -198,20 +201,32 @@ class _Encoder:
             case LedgerIs(length):
                 return ["length", self._key("list", "ledger"), self._value(str(length))]
 
-    def _operation(self, operation: Operation) -> list[str | int]:
+    def _add(self, operation: Operation) -> None:
         match operation:
             case Put(table, key, value):
-                return ["put", self._key("table", table), self._value(key), self._value(value)]
+                self._step("HSET", "table", table, key, value)
             case Drop(table, key):
-                return ["drop", self._key("table", table), self._value(key)]
+                self._step("HDEL", "table", table, key)
             case Append(name, value):
-                return ["append", self._key("list", name), self._value(value)]
+                self._step("RPUSH", "list", name, value)
             case Rank(ranking, member, score):
-                return ["rank", self._key("rank", ranking), self._value(member), self._value(repr(score))]
+                self._step("ZADD", "rank", ranking, repr(score), member)
             case Unrank(ranking, member):
-                return ["unrank", self._key("rank", ranking), self._value(member)]
+                self._step("ZREM", "rank", ranking, member)
             case Bump(ranking, member, by):
-                return ["bump", self._key("rank", ranking), self._value(member), self._value(repr(by))]
+                self._step("ZINCRBY", "rank", ranking, repr(by), member)
+
+    def _step(self, command: str, kind: str, name: str, *values: str | bytes) -> None:
+        """Values for a command; those of one command on one key that follow each other become one step, but for
+        ZINCRBY, which takes one member at a time."""
+        key, first = self._key(kind, name), len(self._values) + 2  # ARGV[1] is the plan
+        self._values += [value.encode() if isinstance(value, str) else value for value in values]
+        last = len(self._values) + 1
+        step = self._steps[-1] if self._steps else None
+        if step and step[0] == command != "ZINCRBY" and step[1] == key and last - step[2] < _STEP_VALUES:
+            step[3] = last
+        else:
+            self._steps.append([command, key, first, last])
 
     def _key(self, kind: str, name: str) -> int:
         return self._keys.setdefault(self._key_of(kind, name), len(self._keys) + 1)

@@ -3,8 +3,7 @@
 -- ARGV[1]: JSON {guards, operations}. Keys are given by their index in KEYS; values by their index in ARGV, so that
 -- bytes of any kind pass through unchanged. An index of 0 means "no value".
 --   guards:     ["holds", key, field, value] ["ranked", key, member, most] ["length", key, count]
---   operations: ["put", key, field, value] ["drop", key, field] ["append", key, value]
---               ["rank", key, member, score] ["unrank", key, member] ["bump", key, member, by]
+--   operations: [command, key, first, last]: HSET, HDEL, RPUSH, ZADD, ZREM or ZINCRBY with ARGV[first] to ARGV[last]
 -- Scores travel as strings: a Lua number would lose digits on the way back.
 -- Returns 0 when applied, or the 1-based index of the first guard that does not hold.
 local plan = cjson.decode(ARGV[1])
@@ -22,13 +21,6 @@ for index, guard in ipairs(plan[1]) do
   end
 end
 for _, step in ipairs(plan[2]) do
-  local kind, key = step[1], KEYS[step[2]]
-  if kind == "put" then redis.call("HSET", key, ARGV[step[3]], ARGV[step[4]])
-  elseif kind == "drop" then redis.call("HDEL", key, ARGV[step[3]])
-  elseif kind == "append" then redis.call("RPUSH", key, ARGV[step[3]])
-  elseif kind == "rank" then redis.call("ZADD", key, ARGV[step[4]], ARGV[step[3]])
-  elseif kind == "unrank" then redis.call("ZREM", key, ARGV[step[3]])
-  elseif kind == "bump" then redis.call("ZINCRBY", key, ARGV[step[4]], ARGV[step[3]])
-  end
+  redis.call(step[1], KEYS[step[2]], unpack(ARGV, step[3], step[4]))
 end
 return 0

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autoresearch.judging import pairing
 from autoresearch.judging.model import Best, Held, Identity, Invitation, Machine, Patch, Roles, Void
 from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1.envelope_pb2 import Envelope
@@ -46,7 +45,7 @@ class Made:
     sources: dict[str, str] = field(default_factory=dict)  # text by digest, of the bests alone
     fingerprints: set[str] = field(default_factory=set)
     trials: dict[str, list[Ran]] = field(default_factory=dict)  # by patch
-    baselines: dict[str, list[Ran]] = field(default_factory=dict)  # by source
+    measured: dict[tuple[str, str], int] = field(default_factory=dict)  # source, machine -> entry of its last baseline
     held: dict[str, Held] = field(default_factory=dict)  # the last quarantine of an identity
     voids: dict[int, Void] = field(default_factory=dict)  # by the ledger entry of the instruction
     orders: dict[str, int] = field(default_factory=dict)  # by line: the highest number in an order's name, and one
@@ -57,18 +56,15 @@ class Made:
 
     def followed(self) -> int:
         """From which entry on the coordinator must follow the ledger again."""
-        behind = [
-            patch.looked
-            for patch in map(Patch.from_bytes, self.patches.values())
-            if patch.verdict in UNDECIDED
-            and pairing.looks(
-                self.trials.get(patch.patch_id, ()),
-                self.baselines.get(patch.base_sha256, ()),
-                patch.looked,
-                self.length,
-            )
-        ]
+        undecided = (patch for patch in map(Patch.from_bytes, self.patches.values()) if patch.verdict in UNDECIDED)
+        behind = [patch.looked for patch in undecided if self._last_evidence(patch) >= patch.looked]
         return max(0, min(self.length - FOLLOWED_BACK, *behind, self.length))
+
+    def _last_evidence(self, patch: Patch) -> int:
+        """The entry that brought the last evidence about it (see `pairing.looks`); -1 for none."""
+        trials = self.trials.get(patch.patch_id, [])
+        measured = {self.measured.get((patch.base_sha256, trial.machine_id), -1) for trial in trials}
+        return max(-1, *measured, trials[-1].entry) if trials else -1
 
 
 def unpacked(body: Mapping[str, Any]) -> Envelope:

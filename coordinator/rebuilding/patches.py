@@ -94,13 +94,13 @@ def result(made: Made, entry: Entry) -> Sequence[Operation]:
         entry=entry.seq,
     )
     machine = made.machines[trial.machine_id]  # its strings are kept once, however many trials it ran
-    ran = Ran(
-        entry.seq, machine.identity_id, machine.machine_id, trial.disturbed, trial.result_sha256, trial.accepted_at_ms
-    )  # fmt: skip
     if trial.patch_id:
+        ran = Ran(
+            entry.seq, machine.identity_id, machine.machine_id, trial.disturbed, trial.result_sha256, entry.at_ms
+        )  # fmt: skip
         made.trials.setdefault(trial.patch_id, []).append(ran)
     elif not trial.known_answer:
-        made.baselines.setdefault(base, []).append(ran)
+        made.measured[base, machine.machine_id] = entry.seq
     made.results += 1
     line, _, number = trial.order_id.rpartition("-")
     count = int(number) + 1 if number.isdecimal() and len(number) <= _ORDER_DIGITS else 1

@@ -6,6 +6,7 @@ work. Undecided patches are looked at again at the coordinator's next start, as 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from autoresearch.judging.ledger import Entry
@@ -91,8 +92,9 @@ class Rebuilder:
 
 
 def collapsed(operations: Sequence[Operation]) -> list[Operation]:
-    """Fewer operations with the same outcome: of those that set one thing the last, of counts their sum."""
-    rest: list[Operation] = []
+    """Fewer operations with the same outcome: of those that set one thing the last, of counts their sum. What is about
+    one table, list or ranking stands together, which a store takes in one step."""
+    kept: list[tuple[str, Operation]] = []
     last: dict[tuple[str, str, str], Operation] = {}
     for operation in operations:
         match operation:
@@ -103,9 +105,15 @@ def collapsed(operations: Sequence[Operation]) -> list[Operation]:
             case Bump(ranking, member, by) if ranking != "gain":
                 known = last.get(("bump", ranking, member))
                 last["bump", ranking, member] = Bump(ranking, member, by + (known.by if isinstance(known, Bump) else 0))
-            case _:  # lists keep their order, and so do sums of fractions, which round
-                rest.append(operation)
-    return [*rest, *last.values()]
+            case Append(name, _) | Bump(name, _, _):  # lists keep their order, and so do sums of fractions, which round
+                kept.append((name, operation))
+    kept.sort(key=itemgetter(0))  # stable
+    return [*(operation for _, operation in kept), *(operation for _, operation in sorted(last.items(), key=_place))]
+
+
+def _place(item: tuple[tuple[str, str, str], Operation]) -> tuple[str, str]:
+    """Where an operation belongs: the kind of thing, and its name."""
+    return item[0][:2]
 
 
 def _unknown(_made: Made, _entry: Entry) -> Sequence[Operation]:

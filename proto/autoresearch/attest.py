@@ -29,6 +29,15 @@ BELIEVED_ONLY_UNDISTURBED = (OUTCOME_COMPLETED, OUTCOME_TIMED_OUT)
 _APPROVERS_TOO = ("approve", "refuse")
 
 
+# What `Attestations._answers` compares at once: strings, and the seed, both sides of which come from messages.
+_ANSWER = (
+    "lease_id", "machine_id", "source_sha256", "swarm", "challenge", "trial code", "seed", "lease_id of the order",
+    "machine_id of the order", "source_sha256 of the order", "swarm of the order", "challenge of the order",
+    "trial code of the order", "identity of the order", "hardware class of the order", "order_id of the order",
+    "owner of the machine",
+)  # fmt: skip
+
+
 class AttestError(Exception):
     """An entry that says something else than was signed for."""
 
@@ -180,18 +189,21 @@ class Attestations:
 
     def _answers(self, result: Result, order: Order, body: Mapping[str, Any]) -> None:
         """The result answers the order, and the entry says so."""
-        for what in ("lease_id", "machine_id", "source_sha256"):
-            _same(what, getattr(result, what), body[what])
-            _same(f"{what} of the order", getattr(order, what), body[what])
-        _same("identity of the order", order.identity_id, body["identity_id"])
-        _same("hardware class of the order", order.hardware_class, body["hardware_class"])
-        _same("order_id", sha256_hex(body["order_id"].encode())[:32], order.order_id)
-        _same("seed", result.seed, order.seed)
-        for message in (result, order):
-            _same("swarm", message.swarm_id, self.swarm_id)
-            _same("challenge", message.challenge_sha256, self._challenge_sha256)
-            _same("trial code", message.trial_code_sha256, self._trial_code_sha256)
-        _same("owner of the machine", self._machines.get(body["machine_id"]), body["identity_id"])
+        signed = (
+            result.lease_id, result.machine_id, result.source_sha256, result.swarm_id, result.challenge_sha256,
+            result.trial_code_sha256, result.seed, order.lease_id, order.machine_id, order.source_sha256,
+            order.swarm_id, order.challenge_sha256, order.trial_code_sha256, order.identity_id, order.hardware_class,
+            order.order_id, self._machines.get(body["machine_id"]),
+        )  # fmt: skip
+        ids = body["lease_id"], body["machine_id"], body["source_sha256"]
+        terms = self.swarm_id, self._challenge_sha256, self._trial_code_sha256
+        said = (
+            *ids, *terms, order.seed, *ids, *terms, body["identity_id"], body["hardware_class"],
+            sha256_hex(body["order_id"].encode())[:32], body["identity_id"],
+        )  # fmt: skip
+        if signed != said:
+            for what, own, other in zip(_ANSWER, signed, said, strict=True):
+                _same(what, own, other)
         patch_id = body["patch_id"] or body.get("known_answer", "")
         if patch_id:
             _same("candidate of the patch", self._sources.get(patch_id), body["source_sha256"])

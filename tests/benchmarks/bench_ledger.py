@@ -283,7 +283,11 @@ def main(quick: bool, entries: int, as_json: bool) -> None:
             own = measured[what]
             rate = f"{own['entries_per_processor_s']:9,.0f} entries a processor second"
             click.echo(f"{what:8} {rate}, {own['times_plain']:5.1f} times plain; a million:")
-            click.echo(f"         {own['million_processor_s']:6.0f} processor seconds; wall here {own['wall_s']:.1f} s")
+            measured[what]["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # so far
+            click.echo(
+                f"         {own['million_processor_s']:6.0f} processor seconds; wall here {own['wall_s']:.1f} s; "
+                f"memory up to {own['peak_mib']:.0f} MiB"
+            )
     if as_json:
         packed_share = stored / content if content else None
         click.echo(json.dumps({"entries": entries, "packed_share": packed_share, **measured}))

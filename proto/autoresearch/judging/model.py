@@ -5,7 +5,7 @@ Records are what the store holds as JSON; what was signed stays in the ledger as
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 
@@ -15,8 +15,8 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Compact JSON, sorted keys."""
-        # Not `asdict`, which copies what it holds and takes five times as long as the rest.
-        return encode({field.name: getattr(self, field.name) for field in fields(self)})
+        # Not `asdict`, which copies what it holds and takes five times as long as the rest; nor `fields`: half as long.
+        return encode({name: getattr(self, name) for name in self.__dataclass_fields__})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -26,7 +26,7 @@ class Record:
             ValueError: not this record's JSON.
         """
         value = json.loads(data)
-        if not isinstance(value, dict) or not set(value) <= {field.name for field in fields(cls)}:
+        if not isinstance(value, dict) or not set(value) <= cls.__dataclass_fields__.keys():
             raise ValueError(f"the store's {cls.__name__} is of another version")
         lists = {name: tuple(item) for name, item in value.items() if isinstance(item, list)}
         try:

@@ -67,6 +67,7 @@ CALLS: Mapping[str, Terms] = {
     _ACCESS + "GetNonce": Terms(By.NOTHING, AUTHENTICATE),
     _ACCESS + "Authenticate": Terms(By.SIGNATURE, AUTHENTICATE),
     _ACCESS + "GetStanding": Terms(By.NOTHING, READ),
+    _ACCESS + "RotateKey": Terms(By.SIGNATURE, ENROL),  # of both keys; whose identity is not banned
     _OPERATOR + "Instruct": Terms(By.SIGNATURE, INSTRUCT, _STAFF),
     _OPERATOR + "GetRegister": Terms(By.TOKEN, READ, _STAFF),
 }

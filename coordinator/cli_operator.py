@@ -23,6 +23,7 @@ from coordinator.access import Role
 from coordinator.cli_options import DATA
 from coordinator.errors import OperatorError
 from coordinator.operator_client import Chance, OperatorClient
+from coordinator.settings import OPERATOR_KEY
 
 DAY_MS = 24 * 3600 * 1000
 INSTANTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
@@ -193,6 +194,15 @@ def invite(data_dir: Path, why: str, uses: int, days: int) -> None:
 
 @click.command()
 @DATA
+def rotate(data_dir: Path) -> None:
+    """Put a new key in the place of `operator.key`; identity and roles stay. Interrupted, run it again."""
+    with _client(data_dir) as client:
+        identity_id = client.rotate_key()
+    click.echo(f"operator {identity_id} has a new key in {data_dir / OPERATOR_KEY}: keep a copy safe")
+
+
+@click.command()
+@DATA
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def register(data_dir: Path, as_json: bool) -> None:
     """Show roles, bans, whose results you ordered not to count, and the patches that wait for an approver."""
@@ -270,5 +280,5 @@ def _named(name: str) -> str:
 
 COMMANDS = (
     approve, ban, grant, invalidate, invite, pause, quarantine, refuse, register, reinstate, restore, resume, revoke,
-    rollback, unban,
+    rollback, rotate, unban,
 )  # fmt: skip

@@ -17,11 +17,12 @@ from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
-from coordinator import accepting, leasing
+from coordinator import accepting, keyring, leasing
 from coordinator.intake import packed
 from coordinator.journal import Draft, Journal, Note
 from coordinator.leasing import Offer
 from coordinator.records import Records, Swarm
+from coordinator.refusals import UnauthenticatedError
 from coordinator.store import Holds
 
 ENDED_KEPT_MS = 7 * 24 * 3600 * 1000  # an ended lease is remembered this long for a late result
@@ -186,13 +187,17 @@ class Dispatch:
         lease = live or await self._records.ended_lease(result.lease_id)
         if lease is None:
             return Receipt(digest, REFUSED, await self._why_no_lease(result.lease_id))
-        reason = self._objection(result, lease, verified.signer_id)
+        try:
+            who = await keyring.owner(self._records, verified.signer_id)
+        except UnauthenticatedError as error:
+            return Receipt(digest, REFUSED, str(error))
+        reason = self._objection(result, lease, who.identity_id)
         if reason:
             return Receipt(digest, REFUSED, reason)
         if result.outcome == trial_pb2.OUTCOME_ABORTED:
             await self.give_back(lease.lease_id, lease.machine_id)
             return Receipt(digest, REFUSED, "an aborted trial says nothing about its source; the lease was given back")
-        return await self._write(signed, result, digest, lease, late=live is None)
+        return await self._write(signed, result, digest, lease, late=live is None, theirs=who.unchanged)
 
     async def _why_no_lease(self, lease_id: str) -> str:
         if await self._store.get("filled", lease_id) is not None:
@@ -208,7 +213,7 @@ class Dispatch:
         return leasing.malformed(result, terms, self._challenge)
 
     async def _write(
-        self, signed: Envelope, result: trial_pb2.Result, digest: str, lease: Lease, *, late: bool
+        self, signed: Envelope, result: trial_pb2.Result, digest: str, lease: Lease, *, late: bool, theirs: Holds
     ) -> Receipt:
         order = await self._records.order(lease.order_id)
         if order is None:
@@ -248,7 +253,7 @@ class Dispatch:
             "envelope": packed(signed),
         }
         change = leasing.fill(lease, order, digest, late=late)
-        guards = [Holds("results", digest, None), *change.guards]
+        guards = [Holds("results", digest, None), theirs, *change.guards]
 
         async def entered(seq: int) -> Draft:
             operations = [

@@ -15,7 +15,7 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import Hardware
-from coordinator import admission, inspection, merging, settling
+from coordinator import admission, inspection, keyring, merging, settling
 from coordinator.bases import FEW_MACHINES, base_for_new_patches
 from coordinator.changes import change_key
 from coordinator.journal import Draft, Journal, Note
@@ -67,13 +67,15 @@ class Intake:
             raise InvalidRequestError(f"a name is one line of 1 to {limits.NAME_CHARACTERS} printable characters")
         now = self._now_ms()
         while True:
-            known = await self._records.identity(verified.signer_id)
-            identity = Identity(verified.signer_id, enrolment.name, known.enrolled_at_ms if known else now)
+            who = await keyring.owner(self._records, verified.signer_id)
+            known = await self._records.identity(who.identity_id)
+            identity = Identity(who.identity_id, enrolment.name, known.enrolled_at_ms if known else now)
             owned = await self._records.machine(enrolment.machine_id) if enrolment.machine_id else None
             machine = _machine(enrolment, identity, owned, now)
             if (identity, machine) == (known, owned):
                 return identity, machine
             price = await self._price(enrolment, verified.public_key) if known is None else Change()
+            price = Change((*price.guards, who.unchanged), price.operations)
             if await self._write_enrolment(signed, (known, owned), identity, machine, price=price, at_ms=now):
                 return identity, machine
 
@@ -144,12 +146,13 @@ class Intake:
             known = await self._records.patch(patch_id)
             if known is not None:
                 return known
-            if await self._undecided_of(verified.signer_id) >= OPEN_PATCHES_MOST:
+            author = await keyring.owner(self._records, verified.signer_id)
+            if await self._undecided_of(author.identity_id) >= OPEN_PATCHES_MOST:
                 raise NotNowError(
                     f"{OPEN_PATCHES_MOST} patches of yours are undecided: wait for their verdicts, or withdraw some"
                 )
-            patch, source, change = await self._admit(patch_id, submission, verified.signer_id)
-            if await self._write_patch(signed, submission, patch, source, change):
+            patch, source, change = await self._admit(patch_id, submission, author.identity_id)
+            if await self._write_patch(signed, submission, patch, source, change, theirs=author.unchanged):
                 return patch
 
     async def _admit(self, patch_id: str, submission: PatchSubmission, author_id: str) -> tuple[Patch, str, str]:
@@ -241,7 +244,7 @@ class Intake:
         return self._lineage.source_at(commit)
 
     async def _write_patch(
-        self, signed: Envelope, submission: PatchSubmission, patch: Patch, source: str, change: str
+        self, signed: Envelope, submission: PatchSubmission, patch: Patch, source: str, change: str, *, theirs: Holds
     ) -> bool:
         store = self._records.store
         twins: list[Guard] = []
@@ -256,7 +259,7 @@ class Intake:
                     f"{what} is already patch {twin.decode()}; look at that one with "
                     f"`autoresearch-volunteer patch {twin.decode()}`"
                 )
-        guards: list[Guard] = [Holds("patches", patch.patch_id, None), *twins]
+        guards: list[Guard] = [Holds("patches", patch.patch_id, None), *twins, theirs]
         operations: list[Operation] = list(settling.admitted(patch, submission.diff, source, change))
         body = {
             "patch_id": patch.patch_id,
@@ -301,14 +304,15 @@ class Intake:
             patch = await self._records.patch(message.patch_id)
             if patch is None:
                 raise NotFoundError(f"no patch {text.clean_line(message.patch_id, 20)}")
-            if patch.author_id != verified.signer_id:
+            author = await keyring.owner(self._records, verified.signer_id)
+            if patch.author_id != author.identity_id:
                 raise NotAllowedError(f"patch {patch.patch_id} belongs to another author")
             if patch.verdict == "withdrawn":
                 return patch
             if patch.verdict not in (*UNDECIDED, "waiting"):
                 raise NotNowError(f"patch {patch.patch_id} is decided already: {patch.verdict}")
             after, operations = settling.withdrawn(patch, self._now_ms())
-            guards = [Holds("patches", patch.patch_id, patch.to_bytes())]
+            guards = [Holds("patches", patch.patch_id, patch.to_bytes()), author.unchanged]
             note = Note("withdrawal", {"patch_id": patch.patch_id, "envelope": packed(signed)})
             if await self._settled(await self._journal.commit([note], guards, operations, after.decided_at_ms)):
                 return after

@@ -41,6 +41,7 @@ from coordinator.gate import Gate
 from coordinator.hub import Hub
 from coordinator.intake import Intake
 from coordinator.journal import Journal
+from coordinator.keyring import Keys
 from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
@@ -186,6 +187,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
             nonce=_nonce,
             gate=gate,
             register=register_,
+            keys=Keys(swarm, records, journal),
             token_key=token_key,
             now_ms=now_ms,
             enrolment=enrolment,

@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from autoresearch import envelope, limits
+from autoresearch import envelope, limits, succession
+from autoresearch.digest import key_id
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry
 from autoresearch.text import clean_line
@@ -35,6 +36,7 @@ from coordinator.own_channel import own_channel
 from coordinator.settings import ADDRESS, CERTIFICATE, OPERATOR_KEY
 
 CALL_S: Final = 20.0
+NEXT_OPERATOR_KEY: Final = "operator.next.key"  # of a rotation that was begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class OperatorClient:
     """A connection to the coordinator of a swarm's folder. Use it as a context."""
 
     def __init__(self, data_dir: Path, chance: Chance) -> None:
+        self._data_dir = data_dir
         self._key = _key(data_dir)
         self._target = _target(data_dir)
         self._chance = chance
@@ -102,12 +105,41 @@ class OperatorClient:
         Raises:
             OperatorError: the coordinator refused, or did not answer.
         """
-        nonce = self._call(self._access.GetNonce, access_pb2.GetNonceRequest()).nonce
-        proof = IdentityProof(protocol=limits.PROTOCOL, swarm_id=self._swarm_id, nonce=nonce)
-        signed = envelope.sign(proof, envelope.IDENTITY_PROOF, self._key)
-        token = self._call(self._access.Authenticate, access_pb2.AuthenticateRequest(proof=signed)).token
+        token = self._authenticate(self._key).token
         answer: operator_pb2.GetRegisterResponse = self._call(
             self._operators.GetRegister, operator_pb2.GetRegisterRequest(), (("authorization", f"Bearer {token}"),)
+        )
+        return answer
+
+    def rotate_key(self) -> str:
+        """Gives the operator a new key in place of `operator.key`; the identity, which stays. The new key is on disk
+        before the coordinator hears of it; interrupted anywhere, the same again goes on.
+
+        Raises:
+            OperatorError: the coordinator refused, or did not answer.
+        """
+        path = self._data_dir / NEXT_OPERATOR_KEY
+        begun, new = path.exists(), keys.load_or_make_signing_key(path)
+        identity_id = self._speaks_for(new) if begun else ""
+        if not identity_id:
+            identity_id = str(self._authenticate(self._key).identity_id)
+            signed = succession.sign(self._swarm_id, identity_id, self._key, new)
+            self._call(self._access.RotateKey, access_pb2.RotateKeyRequest(rotation=signed))
+        path.replace(self._data_dir / OPERATOR_KEY)
+        return identity_id
+
+    def _speaks_for(self, new: Ed25519PrivateKey) -> str:
+        """The identity that a key of a rotation that was begun has already; empty if none."""
+        own_id = key_id(envelope.public_bytes(new))
+        identity_id = str(self._authenticate(new).identity_id)
+        return "" if identity_id == own_id else identity_id
+
+    def _authenticate(self, key: Ed25519PrivateKey) -> access_pb2.AuthenticateResponse:
+        nonce = self._call(self._access.GetNonce, access_pb2.GetNonceRequest()).nonce
+        proof = IdentityProof(protocol=limits.PROTOCOL, swarm_id=self._swarm_id, nonce=nonce)
+        signed = envelope.sign(proof, envelope.IDENTITY_PROOF, key)
+        answer: access_pb2.AuthenticateResponse = self._call(
+            self._access.Authenticate, access_pb2.AuthenticateRequest(proof=signed)
         )
         return answer
 

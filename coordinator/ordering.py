@@ -1,4 +1,4 @@
-"""What an instruction of an operator or approver changes, as operations on the store. Pure.
+"""What an instruction of an operator or approver changes, and a new key, as operations on the store. Pure.
 
 The same functions serve when it is given (`register`) and when a store is made again from the ledger (`rebuilding`).
 Left out: who may give which (`access`).
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Invitation, Patch, Roles
+from autoresearch.succession import RETIRED, Moved
 from coordinator.access import Role
 from coordinator.store import Drop, Operation, Put, Rank, Unrank
 
@@ -62,6 +63,14 @@ def paused(reason: str) -> list[Operation]:
 def resumed() -> list[Operation]:
     """They are again."""
     return [Drop("meta", "paused")]
+
+
+def rotated(moved: Moved) -> list[Operation]:
+    """An identity has a new key."""
+    return [
+        Put("keys", moved.old_key_id, RETIRED.encode()),
+        Put("keys", moved.new_key_id, moved.identity_id.encode()),
+    ]
 
 
 def noted(instruction_id: str, seq: int) -> Operation:

@@ -14,7 +14,7 @@ from autoresearch.judging.model import Patch
 from autoresearch.v1 import operator_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.operator_pb2 import Instruction
-from coordinator import ordering
+from coordinator import keyring, ordering
 from coordinator.access import INSTRUCTIONS, Role, objection, roles_of
 from coordinator.discounting import Discounting, Effect
 from coordinator.intake import packed
@@ -103,9 +103,11 @@ class Register:
                 return Done(int(known), True, action, instructing.subject(order))
             now = self._now_ms()
             self._check_age(order, now)
-            await self.require(verified.signer_id, INSTRUCTIONS[action])
-            effect = await self._change(order, action, verified.signer_id, now)
-            body = {"by": verified.signer_id, **instructing.facts(order), "envelope": packed(signed)}
+            who = await keyring.owner(self._records, verified.signer_id)
+            await self.require(who.identity_id, INSTRUCTIONS[action])
+            effect = await self._change(order, action, who.identity_id, now)
+            effect = replace(effect, guards=[*effect.guards, who.unchanged])
+            body = {"by": who.identity_id, **instructing.facts(order), "envelope": packed(signed)}
             sequence = await self._write(order.instruction_id, body, effect, now)
             if sequence is not None:
                 return Done(sequence, False, action, instructing.subject(order))

@@ -28,11 +28,12 @@ from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import IdentityProof, SessionProof
-from coordinator import tokens, views
+from coordinator import keyring, tokens, views
 from coordinator.app import App, Idle, Told
 from coordinator.checkpoints import Checkpoints
 from coordinator.gate import Gate
 from coordinator.hub import Hub
+from coordinator.keyring import Keys
 from coordinator.queries import Queries
 from coordinator.records import Swarm
 from coordinator.refusals import InvalidRequestError, NotAllowedError, UnauthenticatedError
@@ -63,6 +64,7 @@ class Edge:
     nonce: Callable[[], bytes]
     gate: Gate
     register: Register
+    keys: Keys
     token_key: bytes
     now_ms: Callable[[], int]
     enrolment: Enrolment
@@ -71,9 +73,13 @@ class Edge:
         """Who signed a call's message, admitted to the call.
 
         Raises:
-            EnvelopeError, NotAllowedError, TooOftenError: nobody who may.
+            EnvelopeError, UnauthenticatedError, NotAllowedError, TooOftenError: nobody who may.
         """
-        identity_id = envelope.verify(signed, payload_type).signer_id
+        return await self.admitted(method, envelope.verify(signed, payload_type).signer_id)
+
+    async def admitted(self, method: str, signer_id: str) -> str:
+        """The identity that a key speaks for, admitted to a call. Raises as `signer`."""
+        identity_id = (await keyring.owner(self.app.records, signer_id)).identity_id
         await self.gate.signed(method, identity_id)
         return identity_id
 
@@ -149,9 +155,9 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
             raise UnauthenticatedError("the proof answers another greeting")
         if proof.protocol != limits.PROTOCOL:
             raise InvalidRequestError(f"protocol {proof.protocol}; this swarm speaks {limits.PROTOCOL}: upgrade")
-        await self._edge.gate.signed(_VOLUNTEER + "Session", verified.signer_id)
+        identity_id = await self._edge.admitted(_VOLUNTEER + "Session", verified.signer_id)
         machine = await self._edge.app.records.machine(proof.machine_id)
-        if machine is None or machine.identity_id != verified.signer_id:
+        if machine is None or machine.identity_id != identity_id:
             raise NotAllowedError("this machine is not enrolled by that identity: enroll first")
         return machine
 
@@ -395,11 +401,11 @@ class AccessServicer(access_grpc.AccessServiceServicer):
             raise InvalidRequestError(f"protocol {proof.protocol}; this swarm speaks {limits.PROTOCOL}: upgrade")
         if proof.swarm_id != self._edge.swarm.swarm_id:
             raise UnauthenticatedError("the proof is meant for another swarm")
-        await self._edge.gate.signed(_ACCESS + "Authenticate", verified.signer_id)
+        identity_id = await self._edge.admitted(_ACCESS + "Authenticate", verified.signer_id)
         await self._edge.gate.once(proof.nonce)
         expires_at_ms = self._edge.now_ms() + limits.TOKEN_MS
-        token = tokens.make_token(self._edge.token_key, verified.signer_id, expires_at_ms)
-        return access_pb2.AuthenticateResponse(token=token, expires_at_ms=expires_at_ms)
+        token = tokens.make_token(self._edge.token_key, identity_id, expires_at_ms)
+        return access_pb2.AuthenticateResponse(token=token, expires_at_ms=expires_at_ms, identity_id=identity_id)
 
     @unary
     async def GetStanding(
@@ -410,6 +416,13 @@ class AccessServicer(access_grpc.AccessServiceServicer):
             raise InvalidRequestError("an identity is 32 characters of a-z and 2-7")
         standing = await self._edge.register.standing(request.identity_id)
         return views.standing(standing.enrolled, standing.roles, standing.ban)
+
+    @unary
+    async def RotateKey(self, request: access_pb2.RotateKeyRequest, context: Context) -> access_pb2.RotateKeyResponse:
+        """Gives an identity a new key."""
+        envelope.verify(request.rotation, envelope.ROTATION)
+        identity_id, repeated = await self._edge.keys.rotate(request.rotation)
+        return access_pb2.RotateKeyResponse(identity_id=identity_id, repeated_before=repeated)
 
 
 class OperatorServicer(operator_grpc.OperatorServiceServicer):

@@ -23,6 +23,7 @@ Tables (id -> JSON unless said otherwise)
     instructions instruction id -> ledger entry     invitations sha256 of the code -> Invitation
     filled       lease id -> sha256 of its result   results     sha256 of an accepted result -> its patch or ""
     quarantine   identity id -> Held                proposals   generation -> Proposal to roll it back
+    keys         key id -> identity id that it speaks for, not of its own name; empty: another key came after it
     vouched      identity id -> ledger entry; in quarantine by an operator's word alone
     voids        ledger entry of the instruction -> Void
     fallen       ledger entry of the order of a roll-back -> that of the instruction that took it back

@@ -76,9 +76,10 @@ def _decoded(token: str) -> bytes:
     if len(token) > limits.TOKEN_CHARACTERS or not token.isascii():
         return b""
     try:
-        return urlsafe_b64decode(token)
+        data = urlsafe_b64decode(token)
     except ValueError:
         return b""
+    return data if urlsafe_b64encode(data).decode() == token else b""  # the last character has bits to spare
 
 
 def _mark(key: bytes, body: bytes) -> bytes:

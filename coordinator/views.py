@@ -317,6 +317,7 @@ _TEXT: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "rollback": lambda body, _: f"generation {body['generation']}: {body['title']}: {body['reason']}",
     "withdrawal": lambda body, _: f"patch {body['patch_id']} withdrawn by its author",
     "instruction": _instruction_text,
+    "rotation": lambda body, names: f"{_who(body, names)} has a new key",
 }
 
 

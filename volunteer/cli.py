@@ -15,6 +15,7 @@ import click
 
 from autoresearch.text import clean_line
 from trainer.errors import TrainerError
+from volunteer import address as join_address
 from volunteer import display, joining, pin
 from volunteer import main as program
 from volunteer.cli_audit import audit
@@ -80,6 +81,7 @@ def whoami(settings: Settings, as_json: bool) -> None:
     pinned = pin.load(settings.home)
     facts = {
         "identity_id": who.identity_id,
+        "key_id": who.key_id,
         "machine_id": who.machine_id,
         "name": pinned.name if pinned else "",
         "swarm": str(pinned.address) if pinned else "",
@@ -88,6 +90,22 @@ def whoami(settings: Settings, as_json: bool) -> None:
     }
     text = "\n".join(f"{key:12} {clean_line(value, 400) or '-'}" for key, value in facts.items())
     click.echo(json_line(facts) if as_json else text)
+
+
+@cli.command()
+@swarm_options
+@click.option(
+    "--also", multiple=True, metavar="ADDRESS", help="Another swarm that knows this identity; may be repeated."
+)
+def rotate(settings: Settings, also: tuple[str, ...]) -> None:
+    """Give this home's identity a new key: what it did and may do stays, the old key is refused from then on.
+
+    Interrupted, run it again. Make a copy of the new key afterwards.
+    """
+    for address in also:
+        join_address.parse(address)
+    who = program.rotate(settings, also, click.echo)
+    click.echo(f"identity {who.identity_id} signs with the key {who.key_id} now")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,12 @@ import grpc
 
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
-from autoresearch.v1.access_service_pb2 import GetStandingRequest, GetStandingResponse
+from autoresearch.v1.access_service_pb2 import (
+    GetStandingRequest,
+    GetStandingResponse,
+    RotateKeyRequest,
+    RotateKeyResponse,
+)
 from autoresearch.v1.access_service_pb2_grpc import AccessServiceStub
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.leaderboard_service_pb2 import (
@@ -106,6 +111,10 @@ class Client:
     async def instruct(self, instruction: Envelope) -> InstructResponse:
         """Has an approver's or operator's instruction carried out."""
         return await self._done(self._operators.Instruct(InstructRequest(instruction=instruction), timeout=_CALL_S))
+
+    async def rotate_key(self, rotation: Envelope) -> RotateKeyResponse:
+        """Gives an identity a new key."""
+        return await self._done(self._access.RotateKey(RotateKeyRequest(rotation=rotation), timeout=_CALL_S))
 
     # --- a volunteer's machine ---
 

@@ -1,6 +1,8 @@
 """Who this is: an Ed25519 key and a machine id, made at first use and kept in the home folder.
 
-The key file is PEM PKCS8, readable by its owner alone. Left out: what is signed with it.
+The key file is PEM PKCS8, readable by its owner alone. An identity keeps the name of its first key; the file of a later
+one says the name in a line above the key, so that both change at once. Left out: what is signed with it, and how a
+swarm learns of a new key (`rotating.py`).
 """
 
 import os
@@ -13,12 +15,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from autoresearch.digest import is_machine_id, key_id
+from autoresearch.digest import is_key_id, is_machine_id, key_id
 from autoresearch.envelope import public_bytes
-from volunteer.durable import make_folder, write_new
+from volunteer.durable import make_folder, replace, write_new
 from volunteer.errors import HomeError
 
 _KEY_FILE = "identity.pem"
+_NEXT_FILE = "identity.next.pem"  # the key of a rotation that was begun
+_NAME = b"Identity: "
 _MACHINE_FILE = "machine-id"
 _KEY_BYTES = 4096  # a PEM of an Ed25519 key has about 120 bytes
 
@@ -29,10 +33,17 @@ class Identity:
 
     key: Ed25519PrivateKey
     machine_id: str
+    # What an identity that had other keys before is called; empty: after its key.
+    named: str = ""
 
     @property
     def identity_id(self) -> str:
-        """The public name: `digest.key_id` of the public key."""
+        """The public name: `digest.key_id` of the first public key that it had."""
+        return self.named or self.key_id
+
+    @property
+    def key_id(self) -> str:
+        """The name of the key that signs now."""
         return key_id(public_bytes(self.key))
 
 
@@ -46,14 +57,43 @@ def load_or_make(home: Path, random_bytes: Callable[[int], bytes]) -> Identity:
         DiskError: it cannot be written.
     """
     make_folder(home)
-    return Identity(_key(home / _KEY_FILE, random_bytes), _machine_id(home / _MACHINE_FILE, random_bytes))
+    key, named = _key(home / _KEY_FILE, random_bytes)
+    return Identity(key, _machine_id(home / _MACHINE_FILE, random_bytes), named)
 
 
-def _key(path: Path, random_bytes: Callable[[int], bytes]) -> Ed25519PrivateKey:
-    made = Ed25519PrivateKey.from_private_bytes(random_bytes(32))
-    _write_if_missing(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+def next_key(home: Path, random_bytes: Callable[[int], bytes]) -> Ed25519PrivateKey:
+    """The key that this identity moves to: the one of a rotation that was begun, else a new one. It is on disk when
+    this returns, beside the one that counts until `adopt`. Raises as `load_or_make`."""
+    return _key(home / _NEXT_FILE, random_bytes)[0]
+
+
+def adopt(home: Path, identity: Identity, new: Ed25519PrivateKey) -> Identity:
+    """The identity under its new key; the key file is replaced at once, or not at all.
+
+    Raises:
+        DiskError: it cannot be written; the old key counts.
+    """
+    name = _NAME + identity.identity_id.encode() + b"\n"
+    replace(home / _KEY_FILE, name + _pem(new))
+    (home / _NEXT_FILE).unlink(missing_ok=True)
+    return Identity(new, identity.machine_id, identity.identity_id)
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _key(path: Path, random_bytes: Callable[[int], bytes]) -> tuple[Ed25519PrivateKey, str]:
+    """The key, and the name above it if there is one."""
+    _write_if_missing(path, _pem(Ed25519PrivateKey.from_private_bytes(random_bytes(32))))
     text = _read_private(path)
+    named = ""
+    if text.startswith(_NAME):
+        line, _, text = text.partition(b"\n")
+        named = line.removeprefix(_NAME).decode("ascii", "replace").strip()
     try:
+        if named and not is_key_id(named):
+            raise ValueError("no identity's name")
         key = load_pem_private_key(text, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise HomeError(
@@ -61,7 +101,7 @@ def _key(path: Path, random_bytes: Callable[[int], bytes]) -> Ed25519PrivateKey:
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise HomeError(f"{path} holds another kind of key than Ed25519: move it away to start as a new identity")
-    return key
+    return key, named
 
 
 def _machine_id(path: Path, random_bytes: Callable[[int], bytes]) -> str:

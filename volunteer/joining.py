@@ -200,7 +200,7 @@ def _connector(first: Client, enrolment: Envelope) -> Callable[[bool], Awaitable
 
 
 def _spool(settings: Settings, swarm: Swarm, who: Identity, show: Display) -> Spool:
-    spool = Spool(home.spool_folder(settings.home, swarm.swarm_id), who.identity_id, swarm.swarm_id)
+    spool = Spool(home.spool_folder(settings.home, swarm.swarm_id), who.key_id, swarm.swarm_id)
     for complaint in spool.complaints:
         show.say(complaint)
     return spool

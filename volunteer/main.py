@@ -8,10 +8,11 @@ import contextlib
 import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
-from volunteer import display, home, identity, joining
+from volunteer import display, home, identity, joining, rotating
 from volunteer.client import Client, open_client, swarm_address
 from volunteer.consent import Ask
 from volunteer.identity import Identity
@@ -56,6 +57,24 @@ def run(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
 def load_identity(settings: Settings) -> Identity:
     """The identity of this home, made at first use."""
     return identity.load_or_make(settings.home, secrets.token_bytes)
+
+
+def rotate(settings: Settings, others: Sequence[str], tell: Callable[[str], None]) -> Identity:
+    """Moves this home's identity to a new key, in its swarm and in `others`, by their addresses.
+
+    Raises:
+        VolunteerError: as `rotating.rotate`, or a volunteer works from this home.
+    """
+
+    async def connect(address: str | None) -> Client:
+        return await open_client(settings if address is None else replace(settings, swarm=address))
+
+    with home.only_volunteer(settings.home):
+        who = load_identity(settings)
+        work = rotating.rotate(
+            settings.home, who, [None, *others], connect=connect, random_bytes=secrets.token_bytes, tell=tell
+        )
+        return asyncio.run(work)
 
 
 def join(settings: Settings, show: display.Display, trials: Trials | None = None, ask: Ask | None = None) -> None:

@@ -34,9 +34,10 @@ class Kept:
 class Spool:
     """The undelivered results of one identity for one swarm."""
 
-    def __init__(self, folder: Path, identity_id: str, swarm_id: str) -> None:
+    def __init__(self, folder: Path, key_id: str, swarm_id: str) -> None:
+        """`key_id`: of the key that the identity signs with."""
         self._folder = durable.make_folder(folder)
-        self._identity_id = identity_id
+        self._key_id = key_id
         self._swarm_id = swarm_id
         # What was found wrong when it was opened, one line each.
         self.complaints: list[str] = []
@@ -94,7 +95,7 @@ class Spool:
         result, verified = envelope.open_as(signed, envelope.RESULT, Result)
         if not is_sha256(path.stem) or sha256_hex(verified.payload) != path.stem:
             raise ValueError("its content is not what its name says")
-        if verified.signer_id != self._identity_id or result.swarm_id != self._swarm_id:
+        if verified.signer_id != self._key_id or result.swarm_id != self._swarm_id:
             raise ValueError("made by another identity or for another swarm")
         return Kept(path.stem, result.lease_id)
 

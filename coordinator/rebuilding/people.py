@@ -1,7 +1,8 @@
-"""What entries about people make: enrolments with their machines, and signed instructions."""
+"""What entries about people make: enrolments with their machines, new keys, and signed instructions."""
 
 from collections.abc import Sequence
 
+from autoresearch import succession
 from autoresearch.digest import sha256_hex
 from autoresearch.hardware import setting
 from autoresearch.judging.ledger import Entry
@@ -45,6 +46,11 @@ def _entered(made: Made, enrolment: Enrolment, known: Identity | None) -> list[O
         return []
     made.invitations[code], operations = ordering.invitation_used(enrolment.invitation, made.invitations[code])
     return operations
+
+
+def rotation(_: Made, entry: Entry) -> Sequence[Operation]:
+    """An identity has a new key."""
+    return ordering.rotated(succession.read(unpacked(entry.body)))
 
 
 def instruction(made: Made, entry: Entry) -> Sequence[Operation]:

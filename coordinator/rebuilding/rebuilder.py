@@ -133,4 +133,5 @@ _TAKE: Mapping[str, Callable[[Made, Entry], Sequence[Operation]]] = {
     "proposal": believing.proposal,
     "rollback": bests.rollback,
     "instruction": people.instruction,
+    "rotation": people.rotation,
 }

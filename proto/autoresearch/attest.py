@@ -13,10 +13,11 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from autoresearch import envelope, instructing
+from autoresearch import envelope, instructing, succession
 from autoresearch.digest import key_id, sha256_hex
 from autoresearch.envelope import EnvelopeError, Verified
 from autoresearch.hardware import hardware_class, setting
+from autoresearch.succession import Keyring
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
@@ -56,6 +57,7 @@ class Attestations:
     _challenge_sha256: str = ""
     _trial_code_sha256: str = ""
     _taken: int = 0
+    _keys: Keyring = field(default_factory=lambda: Keyring({}))
     _authors: dict[str, str] = field(default_factory=dict)  # patch -> author
     _sources: dict[str, str] = field(default_factory=dict)  # patch -> candidate
     _machines: dict[str, str] = field(default_factory=dict)  # machine -> identity
@@ -103,9 +105,9 @@ class Attestations:
         self._addressed(enrolment.swarm_id, verified, body["identity_id"])
         for what, own in zip(("name", "machine_id", "hardware_class"), said, strict=True):
             _same(what, own, body[what])
-        self._identities.add(verified.signer_id)
-        machine_id = body["machine_id"]
-        if machine_id and self._machines.setdefault(machine_id, verified.signer_id) != verified.signer_id:
+        identity_id, machine_id = body["identity_id"], body["machine_id"]
+        self._identities.add(identity_id)
+        if machine_id and self._machines.setdefault(machine_id, identity_id) != identity_id:
             raise AttestError(f"machine {machine_id} was enrolled by another identity before")
 
     def _patch(self, body: Mapping[str, Any]) -> None:
@@ -133,11 +135,11 @@ class Attestations:
         for what, own in signed.items():
             _same(what, own, "grant" if found and what == "action" else body[what])
         if found:
-            _same("signer", verified.signer_id, self.coordinator_id)
+            _same("first operator's maker", verified.signer_id, self.coordinator_id)
             if self._operators:
                 raise AttestError("a first operator was named before")
         else:
-            self._may_order(action, verified.signer_id, body["subject"])
+            self._may_order(action, body["by"], body["subject"])
         if action in ("grant", "revoke") and (holders := self._holders.get(getattr(order, action).role)) is not None:
             (holders.add if action == "grant" else holders.discard)(body["subject"])
 
@@ -152,6 +154,17 @@ class Attestations:
     @property
     def _operators(self) -> set[str]:
         return self._holders[ROLE_OPERATOR]
+
+    def _rotation(self, body: Mapping[str, Any]) -> None:
+        moved = succession.read(_unpacked(body))
+        _same("swarm", moved.swarm_id, self.swarm_id)
+        for what in ("identity_id", "old_key_id", "new_key_id"):
+            _same(what, getattr(moved, what), body[what])
+        if moved.new_key_id in self._identities or any(moved.new_key_id in own for own in self._holders.values()):
+            raise AttestError("the new key has an identity of its own")
+        if objection := self._keys.objection(moved):
+            raise AttestError(objection)
+        self._keys.move(moved)
 
     def _promotion(self, body: Mapping[str, Any]) -> None:
         if "source" in body:
@@ -217,7 +230,9 @@ class Attestations:
         envelope.verify(signed, signed.payload_type)
 
     def _addressed(self, swarm_id: str, verified: Verified, who: str) -> None:
-        _same("signer", verified.signer_id, who)
+        if verified.signer_id in self._keys.owners and not self._keys.owner(verified.signer_id):
+            raise AttestError("its key was replaced by another one before")
+        _same("signer", self._keys.owner(verified.signer_id), who)
         _same("swarm", swarm_id, self.swarm_id)
 
 
@@ -246,5 +261,6 @@ _CHECKS: Mapping[str, Callable[[Attestations, Mapping[str, Any]], None]] = {
     "promotion": Attestations._promotion,
     "rollback": Attestations._rollback,
     "instruction": Attestations._instruction,
+    "rotation": Attestations._rotation,
     "result": Attestations._result,
 }

@@ -30,6 +30,8 @@ SWARM_INFO = _TYPE.format("swarm-info")
 CHECKPOINT = _TYPE.format("checkpoint")
 IDENTITY_PROOF = _TYPE.format("identity-proof")
 INSTRUCTION = _TYPE.format("instruction")
+SUCCESSION = _TYPE.format("succession")
+ROTATION = _TYPE.format("rotation")
 
 
 # Encodings of the points of small order (Cremers and Jackson, "Prime, Order Please!", 2019): under such a key a

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from autoresearch import envelope
+from autoresearch import envelope, succession
 from autoresearch.digest import key_id, sha256_hex
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry
@@ -35,6 +35,7 @@ from coordinator.export import LedgerExport
 from coordinator.following import Follower
 from coordinator.intake import Intake
 from coordinator.journal import Journal
+from coordinator.keyring import Keys
 from coordinator.leasing import Offer
 from coordinator.lineage import Lineage
 from coordinator.promoting import Promoter
@@ -70,10 +71,11 @@ class Juror:
     name: str
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     machines: dict[str, Machine] = field(default_factory=dict)
+    named: str = ""  # after an earlier key
 
     @property
     def identity_id(self) -> str:
-        return key_id(envelope.public_bytes(self.key))
+        return self.named or key_id(envelope.public_bytes(self.key))
 
 
 class Desk:
@@ -192,6 +194,13 @@ class Desk:
         )  # fmt: skip
         self.now += 1_000
         return await self.intake.submit(envelope.sign(message, envelope.PATCH, author.key))
+
+    async def rotate(self, juror: Juror) -> None:
+        """The juror has a new key from now on."""
+        new = Ed25519PrivateKey.generate()
+        signed = succession.sign(self.swarm.swarm_id, juror.identity_id, juror.key, new)
+        await Keys(self.swarm, self.records, self.journal).rotate(signed)
+        juror.key, juror.named = new, juror.identity_id
 
     async def withdraw(self, author: Juror, patch: Patch) -> Patch:
         message = Withdrawal(protocol=1, swarm_id=self.swarm.swarm_id, patch_id=patch.patch_id)

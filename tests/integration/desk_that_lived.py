@@ -25,6 +25,7 @@ async def live(desk: Desk) -> None:
     """All of it."""
     author, liar, *others = await desk.jurors("author", "eve", "ada", "bea", "cyd")
     await govern(desk, author, others[0])
+    await desk.rotate(others[1])
     await turn_back(desk, author, others)
     pushed = await desk.promote(await desk.submit(author, edit(A0=1), title="Pushed"), [liar, *others[:2]])
     assert pushed.verdict == "promoted"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from autoresearch import envelope, limits, work
+from autoresearch import envelope, limits, succession, work
 from autoresearch.digest import sha256_hex
 from autoresearch.judging import ledger
 from autoresearch.v1 import access_service_pb2 as access_pb2
@@ -84,6 +84,12 @@ async def session(peer: Peer) -> None:
     await peer.close()
 
 
+async def rotate_key(peer: Peer) -> None:
+    """From a key to itself, which cannot be: whoever gets past the guard learns that."""
+    signed = succession.sign(peer.swarm.swarm_id, peer.identity_id, peer.key, peer.key)
+    await peer.swarm.access.RotateKey(access_pb2.RotateKeyRequest(rotation=signed))
+
+
 async def instruct_resume(peer: Peer) -> None:
     await instruct(peer, resume=operator_pb2.Pause())
 
@@ -131,6 +137,7 @@ MADE: dict[str, Callable[[Peer], Awaitable[Any]]] = {
     "Access/GetStanding": lambda p: p.swarm.access.GetStanding(
         access_pb2.GetStandingRequest(identity_id=p.identity_id)
     ),
+    "Access/RotateKey": rotate_key,
     "Operator/Instruct": instruct_resume,
     "Operator/GetRegister": register_of,
     "Volunteer/Enroll": lambda p: p.enroll_author(),  # last: afterwards nobody is somebody

@@ -437,6 +437,7 @@ def _short(value: object) -> str:
 _TAKE: Mapping[str, Callable[[Replay, Entry], None]] = {
     "genesis": Replay._genesis,
     "identity": Replay._identity,
+    "rotation": Replay._identity,
     "patch": Replay._patch,
     "result": Replay._result,
     "verdict": Replay._verdict,

@@ -26,25 +26,29 @@ from autoresearch.v1 import envelope_pb2 as autoresearch_dot_v1_dot_envelope__pb
 from autoresearch.v1 import operator_pb2 as autoresearch_dot_v1_dot_operator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$autoresearch/v1/access_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1e\x61utoresearch/v1/operator.proto\"\x11\n\x0fGetNonceRequest\"!\n\x10GetNonceResponse\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"?\n\x13\x41uthenticateRequest\x12(\n\x05proof\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"<\n\x14\x41uthenticateResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\")\n\x12GetStandingRequest\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\"g\n\x13GetStandingResponse\x12\x10\n\x08\x65nrolled\x18\x01 \x01(\x08\x12$\n\x05roles\x18\x02 \x03(\x0e\x32\x15.autoresearch.v1.Role\x12\x10\n\x03\x62\x61n\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x06\n\x04_ban2\x97\x02\n\rAccessService\x12O\n\x08GetNonce\x12 .autoresearch.v1.GetNonceRequest\x1a!.autoresearch.v1.GetNonceResponse\x12[\n\x0c\x41uthenticate\x12$.autoresearch.v1.AuthenticateRequest\x1a%.autoresearch.v1.AuthenticateResponse\x12X\n\x0bGetStanding\x12#.autoresearch.v1.GetStandingRequest\x1a$.autoresearch.v1.GetStandingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$autoresearch/v1/access_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1e\x61utoresearch/v1/operator.proto\"?\n\x10RotateKeyRequest\x12+\n\x08rotation\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"A\n\x11RotateKeyResponse\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x17\n\x0frepeated_before\x18\x02 \x01(\x08\"\x11\n\x0fGetNonceRequest\"!\n\x10GetNonceResponse\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"?\n\x13\x41uthenticateRequest\x12(\n\x05proof\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"Q\n\x14\x41uthenticateResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0bidentity_id\x18\x03 \x01(\t\")\n\x12GetStandingRequest\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\"g\n\x13GetStandingResponse\x12\x10\n\x08\x65nrolled\x18\x01 \x01(\x08\x12$\n\x05roles\x18\x02 \x03(\x0e\x32\x15.autoresearch.v1.Role\x12\x10\n\x03\x62\x61n\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x06\n\x04_ban2\xeb\x02\n\rAccessService\x12O\n\x08GetNonce\x12 .autoresearch.v1.GetNonceRequest\x1a!.autoresearch.v1.GetNonceResponse\x12[\n\x0c\x41uthenticate\x12$.autoresearch.v1.AuthenticateRequest\x1a%.autoresearch.v1.AuthenticateResponse\x12X\n\x0bGetStanding\x12#.autoresearch.v1.GetStandingRequest\x1a$.autoresearch.v1.GetStandingResponse\x12R\n\tRotateKey\x12!.autoresearch.v1.RotateKeyRequest\x1a\".autoresearch.v1.RotateKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'autoresearch.v1.access_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETNONCEREQUEST']._serialized_start=121
-  _globals['_GETNONCEREQUEST']._serialized_end=138
-  _globals['_GETNONCERESPONSE']._serialized_start=140
-  _globals['_GETNONCERESPONSE']._serialized_end=173
-  _globals['_AUTHENTICATEREQUEST']._serialized_start=175
-  _globals['_AUTHENTICATEREQUEST']._serialized_end=238
-  _globals['_AUTHENTICATERESPONSE']._serialized_start=240
-  _globals['_AUTHENTICATERESPONSE']._serialized_end=300
-  _globals['_GETSTANDINGREQUEST']._serialized_start=302
-  _globals['_GETSTANDINGREQUEST']._serialized_end=343
-  _globals['_GETSTANDINGRESPONSE']._serialized_start=345
-  _globals['_GETSTANDINGRESPONSE']._serialized_end=448
-  _globals['_ACCESSSERVICE']._serialized_start=451
-  _globals['_ACCESSSERVICE']._serialized_end=730
+  _globals['_ROTATEKEYREQUEST']._serialized_start=121
+  _globals['_ROTATEKEYREQUEST']._serialized_end=184
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=186
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=251
+  _globals['_GETNONCEREQUEST']._serialized_start=253
+  _globals['_GETNONCEREQUEST']._serialized_end=270
+  _globals['_GETNONCERESPONSE']._serialized_start=272
+  _globals['_GETNONCERESPONSE']._serialized_end=305
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=307
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=370
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=372
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=453
+  _globals['_GETSTANDINGREQUEST']._serialized_start=455
+  _globals['_GETSTANDINGREQUEST']._serialized_end=496
+  _globals['_GETSTANDINGRESPONSE']._serialized_start=498
+  _globals['_GETSTANDINGRESPONSE']._serialized_end=601
+  _globals['_ACCESSSERVICE']._serialized_start=604
+  _globals['_ACCESSSERVICE']._serialized_end=967
 # @@protoc_insertion_point(module_scope)

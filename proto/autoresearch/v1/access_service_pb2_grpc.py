@@ -50,6 +50,11 @@ class AccessServiceStub(object):
                 request_serializer=autoresearch_dot_v1_dot_access__service__pb2.GetStandingRequest.SerializeToString,
                 response_deserializer=autoresearch_dot_v1_dot_access__service__pb2.GetStandingResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/autoresearch.v1.AccessService/RotateKey',
+                request_serializer=autoresearch_dot_v1_dot_access__service__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=autoresearch_dot_v1_dot_access__service__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer(object):
@@ -77,6 +82,14 @@ class AccessServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Gives an identity a new key. What it did, its roles and its bans stay; the old key is refused from then on.
+        The same succession again is a success.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.GetStanding,
                     request_deserializer=autoresearch_dot_v1_dot_access__service__pb2.GetStandingRequest.FromString,
                     response_serializer=autoresearch_dot_v1_dot_access__service__pb2.GetStandingResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=autoresearch_dot_v1_dot_access__service__pb2.RotateKeyRequest.FromString,
+                    response_serializer=autoresearch_dot_v1_dot_access__service__pb2.RotateKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class AccessService(object):
             '/autoresearch.v1.AccessService/GetStanding',
             autoresearch_dot_v1_dot_access__service__pb2.GetStandingRequest.SerializeToString,
             autoresearch_dot_v1_dot_access__service__pb2.GetStandingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/autoresearch.v1.AccessService/RotateKey',
+            autoresearch_dot_v1_dot_access__service__pb2.RotateKeyRequest.SerializeToString,
+            autoresearch_dot_v1_dot_access__service__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

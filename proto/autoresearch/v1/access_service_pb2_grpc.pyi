@@ -39,6 +39,10 @@ class AccessServiceStub:
     """Exchanges a signed nonce for a session token."""
     GetStanding: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetStandingRequest, _access_service_pb2.GetStandingResponse]
     """What an identity may do in this swarm. Anyone may ask."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RotateKeyRequest, _access_service_pb2.RotateKeyResponse]
+    """Gives an identity a new key. What it did, its roles and its bans stay; the old key is refused from then on.
+    The same succession again is a success.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
@@ -51,6 +55,10 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Exchanges a signed nonce for a session token."""
     GetStanding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetStandingRequest, _access_service_pb2.GetStandingResponse]  # type: ignore[assignment]
     """What an identity may do in this swarm. Anyone may ask."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RotateKeyRequest, _access_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Gives an identity a new key. What it did, its roles and its bans stay; the old key is refused from then on.
+    The same succession again is a success.
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves whoever holds a key."""
@@ -78,5 +86,15 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.GetStandingResponse, _abc.Awaitable[_access_service_pb2.GetStandingResponse]]:
         """What an identity may do in this swarm. Anyone may ask."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _access_service_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.RotateKeyResponse, _abc.Awaitable[_access_service_pb2.RotateKeyResponse]]:
+        """Gives an identity a new key. What it did, its roles and its bans stay; the old key is refused from then on.
+        The same succession again is a success.
+        """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 isort:skip_file
 Who takes part."""
 
+from autoresearch.v1 import envelope_pb2 as _envelope_pb2
 from autoresearch.v1 import trial_pb2 as _trial_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -142,3 +143,73 @@ class IdentityProof(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IdentityProof: _TypeAlias = IdentityProof  # noqa: Y015
+
+@_typing.final
+class Succession(_message.Message):
+    """An identity's key says which key comes after it. Signed by the key that the identity has until then.
+    Payload type application/vnd.autoresearch.succession.v1+protobuf.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SWARM_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_ID_FIELD_NUMBER: _builtins.int
+    NEW_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    """Protocol version, 1."""
+    swarm_id: _builtins.str
+    """The swarm it is meant for."""
+    identity_id: _builtins.str
+    """The identity, which stays the same: the name of the first key that it ever had."""
+    new_public_key: _builtins.bytes
+    """The raw Ed25519 public key that speaks for it from then on, 32 bytes; one that was never used in the swarm."""
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        swarm_id: _builtins.str = ...,
+        identity_id: _builtins.str = ...,
+        new_public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_id", b"identity_id", "new_public_key", b"new_public_key", "protocol", b"protocol", "swarm_id", b"swarm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Succession: _TypeAlias = Succession  # noqa: Y015
+
+@_typing.final
+class Rotation(_message.Message):
+    """The new key agrees, which proves that somebody holds it. Signed by the new key.
+    Payload type application/vnd.autoresearch.rotation.v1+protobuf.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SWARM_ID_FIELD_NUMBER: _builtins.int
+    SUCCESSION_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    """Protocol version, 1."""
+    swarm_id: _builtins.str
+    """The swarm it is meant for."""
+    @_builtins.property
+    def succession(self) -> _envelope_pb2.Envelope:
+        """A signed Succession that names this message's signer."""
+
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        swarm_id: _builtins.str = ...,
+        succession: _envelope_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["succession", b"succession"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol", "succession", b"succession", "swarm_id", b"swarm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rotation: _TypeAlias = Rotation  # noqa: Y015

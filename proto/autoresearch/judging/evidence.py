@@ -161,7 +161,7 @@ def robust_mean(pairs: Sequence[Pair]) -> float:
     for (gain_bpb, variance), weight in zip(weighted, weights, strict=True):
         off_bpb = gain_bpb - median
         if off_bpb * off_bpb > 4.0 * variance:
-            gain_bpb = median + math.copysign(2.0 * math.sqrt(variance), off_bpb)  # noqa: PLW2901
+            gain_bpb = median + math.copysign(2.0 * math.sqrt(variance), off_bpb)  # noqa: PLW2901 - pulled to the bound
         pulled.append(gain_bpb * weight)
     return math.fsum(pulled) / information
 

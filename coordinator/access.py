@@ -72,6 +72,12 @@ CALLS: Mapping[str, Terms] = {
     _OPERATOR + "GetRegister": Terms(By.TOKEN, READ, _STAFF),
 }
 
+# What is for probes and tools, by the beginning of the calls' names.
+OTHERS: Mapping[str, Terms] = {
+    "/grpc.health.v1.Health/": Terms(By.NOTHING, READ),
+    "/grpc.reflection.v1alpha.ServerReflection/": Terms(By.NOTHING, READ),
+}
+
 # Which of them may give which instruction (the name of the field in Instruction.action).
 INSTRUCTIONS: Mapping[str, frozenset[Role]] = {
     "grant": frozenset({Role.OPERATOR}),

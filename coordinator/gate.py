@@ -1,24 +1,27 @@
-"""The guard in front of every call: applies the access table and the quotas before a handler sees the call.
+"""The guard in front of every call: applies the access table and the quotas before anything of a call is read.
 
 An interceptor, so that no call can be forgotten. What a signed message proves is known only after it was verified, so
 the servicers of such calls ask `signed` with the signer; calls by token and the address's quota are settled here.
 """
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import grpc
 
 from autoresearch.digest import sha256_hex
-from coordinator import tokens
-from coordinator.access import CALLS, By, Terms
+from coordinator import receiving, tokens
+from coordinator.access import CALLS, OTHERS, By, Terms
+from coordinator.crowd import Crowd
 from coordinator.quotas import SESSION_MESSAGES, Quota, address_of, spoken_wait
+from coordinator.receiving import Receiver
 from coordinator.refusals import NotAllowedError, TooOftenError, UnauthenticatedError
 from coordinator.register import Register
 from coordinator.rpc_errors import abort
 from coordinator.store import Store
 
-_OTHERS: Final = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")  # for probes and tools
 SESSION_CALL: Final = "/autoresearch.v1.VolunteerService/Session"
 _BEARER: Final = "Bearer "
 
@@ -31,6 +34,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._register = register
         self._token_key = token_key
         self._now_ms = now_ms
+        self._crowd = Crowd()
+        self._receiver = Receiver()
 
     async def intercept_service(
         self,
@@ -39,23 +44,26 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """See grpc.aio.ServerInterceptor."""
         handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
         method = handler_call_details.method
-        if handler is None or method.startswith(_OTHERS):
-            return handler
-        terms = CALLS.get(method)
+        terms = CALLS.get(method) or next((terms for start, terms in OTHERS.items() if method.startswith(start)), None)
         metadata = dict(handler_call_details.invocation_metadata)
         authorization = str(metadata.get("authorization", ""))
 
-        async def check(context: Any) -> None:
+        @contextlib.asynccontextmanager
+        async def admitted(address: str) -> AsyncIterator[None]:
             if terms is None:
                 raise NotAllowedError("this call is not open to anybody")
-            await self._admit(terms, context.peer(), authorization)
+            with self._crowd.inside(terms.quota, address):
+                await self._admit(terms, address, authorization)
+                yield
 
-        return _guarded(handler, check)
+        return _Guarded(handler, admitted, self._receiver).handler()
 
-    async def _admit(self, terms: Terms, peer: str, authorization: str) -> None:
+    async def _admit(self, terms: Terms, address: str, authorization: str) -> None:
         quota = terms.quota
-        bucket = f"{quota.name}:address:{address_of(peer)}"
+        bucket = f"{quota.name}:address:{address}"
         await self._take(bucket, quota.address_every_ms, quota.address_burst, "your address")
         if terms.by is By.TOKEN:
             await self._register.require(self._bearer(authorization), terms.roles)
@@ -115,34 +123,59 @@ class Gate(grpc.aio.ServerInterceptor):
             raise TooOftenError(f"too many {what} from {whose}; next in {spoken_wait(wait_ms)}", wait_ms)
 
 
-def _guarded(
-    handler: "grpc.RpcMethodHandler[Any, Any]", check: Callable[[Any], Awaitable[None]]
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    """The same handler behind a check; a check that raises ends the call with the error's status."""
-    single: Any = handler.unary_unary or handler.stream_unary
-    stream: Any = handler.unary_stream or handler.stream_stream
+class _Guarded:
+    """A handler behind the guard, which reads its messages. On the wire nothing tells the kinds of handlers apart."""
 
-    async def passed(context: Any) -> None:
-        try:
-            await check(context)
-        except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
-            await abort(error, context)
+    def __init__(
+        self,
+        handler: "grpc.RpcMethodHandler[Any, Any]",
+        admitted: Callable[[str], "contextlib.AbstractAsyncContextManager[None]"],
+        receiver: Receiver,
+    ) -> None:
+        self._handler = handler
+        self._behaviour: Any = (
+            handler.unary_unary or handler.stream_unary or handler.unary_stream or handler.stream_stream
+        )
+        self._admitted = admitted
+        self._receiver = receiver
 
-    async def one(request: Any, context: Any) -> Any:
-        await passed(context)
-        return await single(request, context)
+    def handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
+        """What gRPC calls instead."""
+        if self._handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._many, None, self._handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(self._one, None, self._handler.response_serializer)
 
-    async def many(request: Any, context: Any) -> Any:
-        await passed(context)
-        async for response in stream(request, context):
-            yield response
+    async def _one(self, requests: AsyncIterator[bytes], context: Any) -> Any:
+        async with _translated(context), self._asked(requests, context) as asked:
+            return await self._behaviour(asked, context)
 
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    behaviour = many if handler.response_streaming else one
-    made: grpc.RpcMethodHandler[Any, Any] = make(behaviour, handler.request_deserializer, handler.response_serializer)
-    return made
+    async def _many(self, requests: AsyncIterator[bytes], context: Any) -> Any:
+        async with _translated(context), self._asked(requests, context) as asked:
+            answers = self._behaviour(asked, context)
+            if inspect.isawaitable(answers):  # it writes by itself
+                await answers
+                return
+            async for response in answers:
+                yield response
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        """What the handler is given: one message, or all as they come."""
+        address = address_of(context.peer())
+        parse: Any = self._handler.request_deserializer
+        async with self._admitted(address):
+            if self._handler.request_streaming:
+                yield receiving.each(requests, parse)
+            else:
+                yield await self._receiver.only(requests, parse, address)
+
+
+@contextlib.asynccontextmanager
+async def _translated(context: Any) -> AsyncIterator[None]:
+    """An error ends the call with its status."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
+        await abort(error, context)

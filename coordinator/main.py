@@ -27,7 +27,7 @@ from autoresearch.v1 import (
     patch_service_pb2,
     volunteer_service_pb2,
 )
-from coordinator import genesis, keys, redis_store, tokens
+from coordinator import genesis, keys, listening, redis_store, tokens
 from coordinator.app import App
 from coordinator.checkpoints import Checkpoints
 from coordinator.confirming import Confirmer
@@ -265,14 +265,7 @@ def _report(task: "asyncio.Task[None]") -> None:
 async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: contextlib.AsyncExitStack) -> int:
     server = grpc.aio.server(
         interceptors=(edge.gate,),
-        options=[
-            ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
-            ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
-            ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.keepalive_time_ms", 30_000),
-        ],
+        options=listening.options(listening.connections_allowed()),
     )
     register(server, edge)
     healthy = health.aio.HealthServicer()

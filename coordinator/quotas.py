@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One kind of call. An `every_ms` of 0: not counted."""
+    """One kind of call. An `every_ms` of 0: not counted. `address_open`: open at once, in one process."""
 
     name: str
     address_every_ms: int
     address_burst: int
     identity_every_ms: int = 0
     identity_burst: int = 0
+    address_open: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Pace:
 
 
 READ = Quota("read", address_every_ms=20, address_burst=500)  # a page that asks everything twice a second
-BULK = Quota("bulk", address_every_ms=1_000, address_burst=60)  # whole ledgers and lineages
+BULK = Quota("bulk", address_every_ms=1_000, address_burst=60, address_open=60)  # whole ledgers and lineages
 # Statements of the ledger: each joining machine asks for two, and one may read a segment of the ledger from disk.
 PROOF = Quota("proof", address_every_ms=200, address_burst=300)
 # A laboratory that switches on, or reconnects after the coordinator was away; one machine of one identity opens few.

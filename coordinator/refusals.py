@@ -31,6 +31,10 @@ class UnauthenticatedError(RefusalError):
     """The signature or proof does not hold."""
 
 
+class TooSlowError(RefusalError):
+    """What the call needs did not come in time."""
+
+
 class TooOftenError(RefusalError):
     """A quota is used up; `wait_ms` says when to call again."""
 

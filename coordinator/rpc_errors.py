@@ -19,6 +19,7 @@ from coordinator.refusals import (
     NotFoundError,
     NotNowError,
     TooOftenError,
+    TooSlowError,
     UnauthenticatedError,
 )
 from coordinator.session import SessionError
@@ -38,6 +39,7 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     NotNowError: grpc.StatusCode.FAILED_PRECONDITION,
+    TooSlowError: grpc.StatusCode.DEADLINE_EXCEEDED,
     TooOftenError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     SessionError: grpc.StatusCode.INVALID_ARGUMENT,
     StoreError: grpc.StatusCode.UNAVAILABLE,

@@ -36,7 +36,7 @@ from coordinator.hub import Hub
 from coordinator.keyring import Keys
 from coordinator.queries import Queries
 from coordinator.records import Swarm
-from coordinator.refusals import InvalidRequestError, NotAllowedError, UnauthenticatedError
+from coordinator.refusals import InvalidRequestError, NotAllowedError, NotNowError, UnauthenticatedError
 from coordinator.register import Register
 from coordinator.rpc_errors import Context, streaming, unary
 from coordinator.session import Message, Session, SessionError
@@ -168,11 +168,11 @@ class _Driver:
     def __init__(self, edge: Edge, machine: Machine) -> None:
         self._edge = edge
         self._machine = machine
-        self._told = edge.hub.join(machine)
+        self._ear = edge.hub.join(machine)
 
     def close(self) -> None:
         """Ends it."""
-        self._edge.hub.leave(self._told)
+        self._edge.hub.leave(self._ear)
 
     async def welcome(self, opened: volunteer_pb2.Open) -> volunteer_pb2.Welcome:
         app = self._edge.app
@@ -189,7 +189,7 @@ class _Driver:
         """Answers until the peer ends or is silent for too long."""
         incoming = aiter(requests)
         asked: asyncio.Future[Any] = asyncio.ensure_future(anext(incoming, None))
-        told = asyncio.ensure_future(self._told.get())
+        told = asyncio.ensure_future(self._ear.queue.get())
         try:
             while True:
                 done, _ = await asyncio.wait({asked, told}, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +197,7 @@ class _Driver:
                     return
                 if told in done:
                     yield _told_response(told.result())
-                    told = asyncio.ensure_future(self._told.get())
+                    told = asyncio.ensure_future(self._ear.queue.get())
                 if asked in done:
                     request = asked.result()
                     if request is None:
@@ -255,7 +255,9 @@ class _Driver:
         return volunteer_pb2.SessionResponse(result_ack=ack)
 
 
-def _told_response(told: Told) -> volunteer_pb2.SessionResponse:
+def _told_response(told: Told | None) -> volunteer_pb2.SessionResponse:
+    if told is None:
+        raise NotNowError("this machine opened another session, and has one at a time: end one of its two volunteers")
     if told.lease is not None:
         stop = volunteer_pb2.StopTrial(lease_id=told.lease.lease_id, reason=told.text)
         return volunteer_pb2.SessionResponse(stop=stop)

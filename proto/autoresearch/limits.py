@@ -9,6 +9,7 @@ PROTOCOL: Final = 1  # version spoken; a peer with another one is told to upgrad
 
 # --- the wire ---
 MESSAGE_BYTES: Final = 4 * 1024 * 1024  # one gRPC message: the largest source or diff with room to spare
+REQUEST_BYTES: Final = 1280 * 1024  # one that a coordinator takes: an envelope and what is around it
 ENVELOPE_BYTES: Final = 1024 * 1024  # one signed payload: the largest diff and rationale fit
 CHUNK_BYTES: Final = 256 * 1024  # one piece of a streamed file
 LINEAGE_BYTES: Final = 64 * 1024 * 1024  # whole git bundle: thousands of promotions of a 30 KB file

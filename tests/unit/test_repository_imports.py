@@ -48,7 +48,7 @@ PURE = {
     "coordinator": names("""
         accepting access admission admission_errors bases changes commits eligibility errors facts fleet gathering
         leasing planning policy refusals session settling store turns unified_diff views worth
-        doubting inspection ordering quotas tokens
+        crowd doubting inspection ordering quotas tokens
     """),
     "trainer": names("batches disturbance source"),
     "volunteer": names("""

@@ -209,7 +209,7 @@ def read_kept(path: Path, swarm_id: str, signer_id: str) -> Iterator[TreeHead]:
                 return
             try:
                 data = b64decode(json.loads(line)["envelope"], validate=True)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise CheckpointError(f"{path} holds a line that is no checkpoint") from error
             yield checkpoint.read(data, swarm_id, signer_id)
 

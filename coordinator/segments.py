@@ -74,7 +74,7 @@ def load(folder: Path, entries_each: int) -> list[Segment]:
     try:
         found = [Segment(**record) for record in json.loads(data)["segments"]]
         well = all(_is_segment(segment, number, entries_each) for number, segment in enumerate(found))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise SegmentError(f"{path} is damaged: restore it from a copy") from error
     if not well:
         raise SegmentError(f"{path} does not name segments of {entries_each} entries one after the other: restore it")

@@ -134,7 +134,7 @@ def _parse(data_dir: Path, sha256: str, content: bytes) -> Manifest:
             train_shards=tuple(str(stem) for stem in fields["train_shards"]),
             files=files,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataDamagedError(path, f"is not a manifest ({type(error).__name__})") from error
     if any(Path(name).name != name for name in files):
         raise DataDamagedError(path, "names a file outside its folder")

@@ -53,7 +53,7 @@ def load(home: Path) -> Pin | None:
         record = json.loads(text)
         challenge = b64decode(str(record.get("challenge", "")), validate=True)
         pin = Pin(address.parse(str(record["address"])), str(record["swarm_id"]), str(record["name"]), challenge)
-    except (ValueError, KeyError, TypeError, AttributeError, AddressError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AddressError) as error:
         raise HomeError(f"{path} is damaged: remove it and join the swarm again") from error
     if pin.address.fingerprint is None:
         raise HomeError(f"{path} names no fingerprint: remove it and join the swarm again")

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from autoresearch import limits
+from autoresearch import limits, merkle
 from autoresearch.judging import ledger
 from autoresearch.judging.model import Patch
 from autoresearch.judging.periods import counts
@@ -260,7 +260,12 @@ class Queries:
         return [views.quarantined(own, names.get(own.identity_id, "")) for own in held]
 
     async def events(self, start: int, *, follow: bool) -> AsyncIterator[board_pb2.Event]:
-        """Events in order from sequence number `start` on."""
+        """Events in order from sequence number `start` on.
+
+        Raises:
+            InvalidRequestError: no ledger ever grows so far.
+        """
+        _check_start(start)
         while True:
             lines = await self._store.items("ledger", start, start + LEDGER_PAGE - 1)
             entries = [ledger.parse(line) for line in lines]
@@ -274,7 +279,12 @@ class Queries:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     def ledger_lines(self, start: int) -> AsyncIterator[bytes]:
-        """Ledger lines from `start` on, as far as they are on disk: what is read there is what stays."""
+        """Ledger lines from `start` on, as far as they are on disk: what is read there is what stays.
+
+        Raises:
+            InvalidRequestError: no ledger ever grows so far.
+        """
+        _check_start(start)
         return self._export.lines(start)
 
     async def source(self, sha256: str) -> bytes:
@@ -291,3 +301,8 @@ class Queries:
     async def lineage_bundle(self) -> bytes:
         """Branch `best` as a git bundle."""
         return await asyncio.to_thread(self._lineage.bundle, limits.LINEAGE_BYTES)
+
+
+def _check_start(start: int) -> None:
+    if start >> merkle.MOST_LEVELS:
+        raise InvalidRequestError(f"no ledger has an entry {start}")

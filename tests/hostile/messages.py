@@ -49,6 +49,24 @@ def message(
     return st.fixed_dictionaries({}, optional=fields).map(functools.partial(_made, kind))
 
 
+def spoilt(sound: Message, known: Sequence[str] = ()) -> st.SearchStrategy[Message]:
+    """A message that would do, with at most two of its fields replaced by anything."""
+    strategies = {field.name: _field(field, tuple(known), {}) for field in sound.DESCRIPTOR.fields}
+    replaced = st.lists(st.sampled_from(sorted(strategies)), max_size=2, unique=True).flatmap(
+        lambda names: st.fixed_dictionaries({name: strategies[name] for name in names})
+    )
+
+    def replace(values: Mapping[str, Any]) -> Message:
+        made = type(sound)()
+        made.CopyFrom(sound)
+        for name in values:
+            made.ClearField(name)
+        made.MergeFrom(_made(type(sound), values))
+        return made
+
+    return replaced.map(replace)
+
+
 def _made(kind: type[Message], fields: Mapping[str, Any]) -> Message:
     made = kind()
     for name, value in fields.items():

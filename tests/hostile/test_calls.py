@@ -15,12 +15,14 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoresearch import envelope
+from autoresearch.digest import key_id
 from autoresearch.v1 import access_service_pb2 as access_pb2
 from autoresearch.v1 import (
     leaderboard_service_pb2,
@@ -31,7 +33,7 @@ from autoresearch.v1 import (
     volunteer_service_pb2,
 )
 from autoresearch.v1.envelope_pb2 import Envelope
-from autoresearch.v1.identity_pb2 import Enrolment, IdentityProof, SessionProof
+from autoresearch.v1.identity_pb2 import Enrolment, IdentityProof, Rotation, SessionProof, Succession
 from autoresearch.v1.operator_pb2 import Instruction
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from coordinator import access, gate, quotas
@@ -62,7 +64,7 @@ SERVICES = {
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 }  # fmt: skip
-CHANGES = {"Enroll", "SubmitPatch", "WithdrawPatch", "Instruct", "Session"}
+CHANGES = {"Enroll", "SubmitPatch", "WithdrawPatch", "Instruct", "Session", "RotateKey"}
 KINDS: dict[str, type[Message]] = {
     envelope.ENROLMENT: Enrolment,
     envelope.PATCH: PatchSubmission,
@@ -70,6 +72,7 @@ KINDS: dict[str, type[Message]] = {
     envelope.IDENTITY_PROOF: IdentityProof,
     envelope.INSTRUCTION: Instruction,
     envelope.RESULT: trial_pb2.Result,
+    envelope.ROTATION: Rotation,
     envelope.SESSION_PROOF: SessionProof,
 }
 EXPECTED = {
@@ -79,6 +82,7 @@ EXPECTED = {
     "Authenticate": envelope.IDENTITY_PROOF,
     "Instruct": envelope.INSTRUCTION,
     "Session": envelope.RESULT,
+    "RotateKey": envelope.ROTATION,
 }
 SESSION = gate.SESSION_CALL
 FOLLOWED_S = 0.1
@@ -122,6 +126,7 @@ class Fuzzer:
         self.tokens = tokens
         self.known = known
         self.best, self.patch_id = known[3], known[1]
+        self.stranger = Ed25519PrivateKey.generate()
         self.state = State(swarm)
         self.last = ""
         self.roles: dict[str, set[Role]] = {}
@@ -163,6 +168,8 @@ class Fuzzer:
         """A message of each kind that the caller could have meant."""
         to = {"protocol": 1, "swarm_id": self.swarm.swarm_id}
         machine = {"machine_id": caller.machine_id, "hardware": caller.hardware}
+        new_key = envelope.public_bytes(caller.key)
+        succession = Succession(**to, identity_id=key_id(envelope.public_bytes(self.stranger)), new_public_key=new_key)
         return {
             envelope.ENROLMENT: Enrolment(**to, name="ada", **machine),
             envelope.PATCH: PatchSubmission(**to, base_commit=self.best, diff=DIFF, title="it", author_name="ada"),
@@ -170,6 +177,7 @@ class Fuzzer:
             envelope.IDENTITY_PROOF: IdentityProof(**to, nonce=b"n" * 48),
             envelope.INSTRUCTION: Instruction(**to, signed_at_ms=program.now_ms(), pause=operator_pb2.Pause()),
             envelope.RESULT: trial_pb2.Result(**to, lease_id="0" * 32, machine_id=caller.machine_id, val_bpb=1.0),
+            envelope.ROTATION: Rotation(**to, succession=envelope.sign(succession, envelope.SUCCESSION, self.stranger)),
             envelope.SESSION_PROOF: SessionProof(**to, nonce=b"n" * 32, machine_id=caller.machine_id),
         }
 
@@ -324,7 +332,9 @@ async def test_no_call_breaks_the_coordinator(fuzzer: Fuzzer, caplog: pytest.Log
 
     await asyncio.to_thread(fuzz)
     assert fuzzer.calls >= examples
-    assert fuzzer.carried_out or examples < 1_000, "nobody got anything done: the messages are too poor to find anything"
+    assert fuzzer.carried_out or examples < 1_000, (
+        "nobody got anything done: the messages are too poor to find anything"
+    )
     log.info("%d calls, %d changed something: %s", fuzzer.calls, fuzzer.carried_out, dict(fuzzer.answers))
     assert quiet(caplog.records) == []
 

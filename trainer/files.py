@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,11 +11,13 @@ _CHUNK_BYTES = 1 << 20
 PARTIAL = ".partial-"  # begins the name of what is not finished
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, on_read: Callable[[int], None] = lambda _count: None) -> str:
+    """In hex; `on_read` is told how many bytes were read, again and again."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
+            on_read(len(chunk))
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer import settings
@@ -26,6 +26,9 @@ from trainer.hub import Hub
 from trainer.manifest import Manifest, load_manifest, read_manifest
 from trainer.progress import PrepareProgress, Report
 from trainer.tiny import NEEDED_BYTES, tiny_files
+
+_CHECKING = "checking what is there"
+_LONG_CHECK_BYTES = 100_000_000
 
 __all__ = ["FORMS", "Manifest", "PrepareProgress", "load_manifest", "prepare"]
 
@@ -67,9 +70,9 @@ def prepare(
 
 
 def _prepare_locked(wanted: Dataset, data_dir: Path, report: Report, hub: Hub | None) -> Manifest:
-    report(PrepareProgress("checking what is there", 0.0))
+    report(PrepareProgress(_CHECKING, 0.0))
     with contextlib.suppress(DataMissingError, DataDamagedError):  # built below; files that are still right are kept
-        manifest = load_manifest(data_dir)
+        manifest = load_manifest(data_dir, on_check=_told(report, _CHECKING, 0.0))
         if _meets(manifest, wanted):
             report(PrepareProgress("ready", 1.0))
             return manifest
@@ -80,11 +83,22 @@ def _prepare_locked(wanted: Dataset, data_dir: Path, report: Report, hub: Hub | 
             write_file(data_dir / name, content)
     else:
         ClimbMix(wanted, data_dir, hub or settings.hub(), report).build()
-    manifest = load_manifest(data_dir)
+    manifest = load_manifest(data_dir, on_check=_told(report, "checking what was made", 0.99))
     for name in before - manifest.files.keys():
         (data_dir / name).unlink(missing_ok=True)
     report(PrepareProgress("ready", 1.0))
     return manifest
+
+
+def _told(report: Report, stage: str, begins_at: float) -> Callable[[int, int], None]:
+    """Says how far a check is, the last part of a whole from `begins_at` on; in figures where it takes a while."""
+
+    def on_check(done_bytes: int, all_bytes: int) -> None:
+        said = f"{done_bytes / 1e6:.0f} of {all_bytes / 1e6:.0f} MB" if all_bytes > _LONG_CHECK_BYTES else ""
+        share = min(1.0, done_bytes / max(1, all_bytes))
+        report(PrepareProgress(stage, begins_at + (1 - begins_at) * share, said))
+
+    return on_check
 
 
 def _meets(manifest: Manifest, wanted: Dataset) -> bool:

@@ -4,13 +4,16 @@
 
 Packs the same rows in the same order as the harness, in this process and on the clock, and ends by the same rule. The
 last line is one JSON object. With --score it also examines the model on the exam's rows, believing it. NAME=VALUE sets
-constants of the source, for tuning.
+constants of the source, for tuning. With --told it trains only as far as it is told: for each number that it reads, so
+many batches, timed, after one that is not; it then writes one JSON object and waits, until there is nothing to read. It
+says `ready` when it waits for the first time.
 """
 
 import ast
 import importlib.util
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,7 +64,7 @@ class BareSession:
             if self.spend() + step_s > self.budget_s + min(step_s / 2, OVERRUN_S):
                 return
             self.tokens += rows * self.config.sequence_len
-            yield self._batch(tokens, self.spent_s / self.budget_s)
+            yield self._batch(tokens, min(1.0, self.spent_s / self.budget_s))
 
     def spend(self) -> float:
         """What is spent of the budget by now."""
@@ -76,6 +79,26 @@ class BareSession:
         on_gpu = self.device.type == "cuda"
         tokens = tokens.pin_memory().to(self.device, non_blocking=True) if on_gpu else tokens.to(self.device)
         return Batch(tokens[:, :-1], tokens[:, 1:], share)
+
+
+class ToldSession(BareSession):
+    """Trains piece by piece, as it is told on its standard input, and never longer."""
+
+    def batches(self, rows: int) -> Iterator[Batch]:
+        self._started_at = self._clock()
+        click.echo("ready")
+        for line in sys.stdin:
+            yield self._pack(rows)  # caches are cold after a pause: not timed
+            began = self._clock(), time.perf_counter()
+            for _ in range(int(line)):
+                yield self._pack(rows)
+            spent = self._clock() - began[0], time.perf_counter() - began[1]
+            tokens = int(line) * rows * self.config.sequence_len
+            click.echo(json.dumps({"tokens": tokens, "spent_s": spent[0] / self._threads, "wall_s": spent[1]}))
+
+    def _pack(self, rows: int) -> Batch:
+        tokens = torch.from_numpy(self._packer.batch(rows).astype(np.int64))
+        return self._batch(tokens, min(1.0, self.spend() / self.budget_s))
 
 
 def load_source(path: Path, constants: dict[str, object]) -> object:
@@ -114,6 +137,7 @@ def score(model: torch.nn.Module, manifest: Manifest, device: torch.device) -> f
 @click.option("--device", default="cpu")
 @click.option("--threads", type=int, default=1)
 @click.option("--score", "with_score", is_flag=True)
+@click.option("--told", is_flag=True)
 def main(
     source: Path,
     data_dir: Path,
@@ -123,12 +147,14 @@ def main(
     device: str,
     threads: int,
     with_score: bool,
+    told: bool,
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     settings = {name: ast.literal_eval(value) for name, _, value in (text.partition("=") for text in constants)}
     manifest = load_manifest(data_dir)
-    session = BareSession(manifest, torch.device(device), seed=seed, budget_s=budget_s)
+    kind = ToldSession if told else BareSession
+    session = kind(manifest, torch.device(device), seed=seed, budget_s=budget_s)
     model = load_source(source, settings).main(session)
     with tempfile.TemporaryDirectory() as folder:  # a trial hands its weights over on the clock, too
         save_weights(model, Path(folder) / "weights")

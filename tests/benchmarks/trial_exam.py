@@ -1,13 +1,14 @@
 """The exam of an honest model, repeated: how far from its tolerances it stays, in float32 and in bfloat16.
 
-    python tests/benchmarks/trial_exam.py [--quick] [--json]
+    python tests/benchmarks/trial_exam.py [--quick] [--rows N] [--live N] [--probes N] [--json]
 
 One model, the seed source trained for a few seconds, is examined by the real examiner in the real sandbox. Importing
 torch anew for each exam would take most of the time, so the two children of an exam stay alive and are asked again: an
 honest model keeps nothing from one question to the next. The positions of the first exams are dealt, not drawn:
 together they are every position that any exam of these rows can ask. Then a quarter of them is asked again, by fresh
 children and in other company, which shows that neither matters. So the answers of any exam are known, and 1,000 are
-drawn as in a trial and judged by them.
+drawn as in a trial and judged by them. With --live so many more are drawn and asked, by a fresh pair of children for
+every ten.
 
 Also says what the best lie about single positions could gain, from the losses of this model: see
 docs/decisions/exam.md.
@@ -56,9 +57,10 @@ def build_model(config):
 """
 PRECISIONS = {"float32": "", "bfloat16": HALF}
 # Generous: what is measured is the model's arithmetic, on whatever machine.
-LIMITS = TrialLimits(exam_s=3600.0, startup_s=600.0, warmup_s=60.0, grace_s=60.0, stretch=100.0)
+LIMITS = TrialLimits(exam_s=3600.0, startup_s=600.0, grace_s=60.0, stretch=100.0)
 WEIGHTS = "weights.safetensors"
 SURVIVALS = (0.5, 0.1, 0.01)
+EXAMS_OF_A_PAIR = 10
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,16 @@ class Exams:
     again_nats: float  # the largest difference between two answers to the same question
     claims: np.ndarray
     seconds: float  # for one exam that is asked, imports aside
+    asked: int  # exams whose answers came from children, one by one
+    live_margins: np.ndarray  # of those of them that were drawn as in a trial
 
     def summary(self) -> dict[str, float]:
         absolute = np.abs(self.differences)
         return {
             "exams": len(self.margins),
+            "exams_asked": self.asked,
+            "exams_asked_as_drawn": len(self.live_margins),
+            "live_margin_max": float(self.live_margins.max(initial=0.0)),
             "positions_asked": self.differences.size,
             "false_alarms": 0,  # one would have ended the measurement
             "margin_max": float(self.margins.max()),
@@ -194,8 +201,18 @@ def ask(hall: Hall, plans: list[list[Probes]]) -> tuple[np.ndarray, list[np.ndar
         return claims, [witness.differences(claims, rounds) for rounds in plans]
 
 
-def repeat(hall: Hall, probes: int, *, asked: int, again: int, drawn: int) -> Exams:
-    """So many exams of one model that are asked, asked again by fresh children, and drawn."""
+def live(hall: Hall, probes: int, count: int, chance: np.random.Generator) -> Iterator[float]:
+    """The margins of so many exams, each with a secret of its own as in a trial, claims included."""
+    for first in range(0, count, EXAMS_OF_A_PAIR):
+        with hall.child() as a, hall.child() as b:
+            claimant, witness = hall.admit(a), hall.admit(b)
+            for _ in range(min(EXAMS_OF_A_PAIR, count - first)):
+                claims = claimant.claims(a, None)  # type: ignore[arg-type]
+                yield judge(witness.differences(claims, draw_probes(hall.question.scored, probes, chance)))
+
+
+def repeat(hall: Hall, probes: int, *, asked: int, again: int, drawn: int, live_exams: int) -> Exams:
+    """So many exams of one model that are asked, asked again by fresh children, drawn, and drawn and asked."""
     chance = np.random.default_rng(0)
     scored = hall.question.scored
     table = np.full(scored.shape, np.nan)
@@ -214,8 +231,11 @@ def repeat(hall: Hall, probes: int, *, asked: int, again: int, drawn: int) -> Ex
         both = np.abs(differences - known)[np.isfinite(known)]
         again_nats = max(again_nats, float(both.max(initial=0.0)))
         margins.append(judge(differences))
+    found_live = np.array(list(live(hall, probes, live_exams, chance)))
+    count = len(margins) + len(found_live)
     margins += [judge(table[flat(draw_probes(scored, probes, chance))]) for _ in range(drawn)]
-    return Exams(np.array(margins), table[np.isfinite(table)], again_nats, claims, seconds)
+    everything = np.concatenate([margins, found_live])
+    return Exams(everything, table[np.isfinite(table)], again_nats, claims, seconds, count, found_live)
 
 
 def flat(rounds: list[Probes]) -> tuple[np.ndarray, np.ndarray]:
@@ -257,11 +277,18 @@ def lies(losses: np.ndarray, question: Question, probes: int, exam_rows: int) ->
 
 
 def measure(
-    quick: bool, *, rows: int = 256, precisions: tuple[str, ...] = ("float32", "bfloat16"), drawn: int = 1000
+    quick: bool,
+    *,
+    rows: int = 256,
+    precisions: tuple[str, ...] = ("float32", "bfloat16"),
+    drawn: int = 1000,
+    live_exams: int = 0,
+    probes: int = LIMITS.exam_probes,
 ) -> dict[str, object]:
     """Quick: two exams in each precision, by two pairs of children. Else every position, and 1,000 exams drawn.
 
     rows: of the exam's; with fewer, as many probes fall on each as it takes, and every position is asked sooner.
+    live_exams: so many more, drawn and asked. probes: of each exam.
     """
     with tempfile.TemporaryDirectory(prefix="exam-bench-") as name:
         folder = Path(name)
@@ -274,9 +301,9 @@ def measure(
             budget_s = 2.0 if quick else 10.0
             result = trained(TrialSpec(source, 1, budget_s, folder / "tiny", place / "work", keep_weights=weights))
             hall = Hall(place, manifest, source, weights, rows)
-            everything = math.ceil(hall.question.scored.size / LIMITS.exam_probes)
+            everything = math.ceil(hall.question.scored.size / probes)
             size = (1, 1, 0) if quick else (everything, math.ceil(everything / 4), drawn)
-            exams = repeat(hall, LIMITS.exam_probes, asked=size[0], again=size[1], drawn=size[2])
+            exams = repeat(hall, probes, asked=size[0], again=size[1], drawn=size[2], live_exams=live_exams)
             report[precision] = {**exams.summary(), "trial_margin": result.exam_margin, "val_bpb": result.val_bpb}
             if precision == "float32":
                 report["lies"] = lies(exams.claims, hall.question, LIMITS.exam_probes, manifest.exam_rows)
@@ -300,10 +327,13 @@ def trained(spec: TrialSpec) -> TrialResult:
 @click.command()
 @click.option("--quick", is_flag=True, help="Under a minute on a quiet machine.")
 @click.option("--rows", default=256, show_default=True, type=click.IntRange(32, 256), help="Rows to examine.")
+@click.option("--live", "live_exams", default=0, show_default=True, help="So many more exams, drawn and asked.")
+@click.option("--probes", default=LIMITS.exam_probes, show_default=True, help="Of each exam.")
 @click.option("--precision", multiple=True, type=click.Choice(list(PRECISIONS)), help="Only these [both].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def main(quick: bool, rows: int, precision: tuple[str, ...], as_json: bool) -> None:
-    report = measure(quick, rows=rows, precisions=precision or tuple(PRECISIONS))
+def main(quick: bool, rows: int, live_exams: int, probes: int, precision: tuple[str, ...], as_json: bool) -> None:
+    precisions = precision or tuple(PRECISIONS)
+    report = measure(quick, rows=rows, precisions=precisions, live_exams=live_exams, probes=probes)
     for name, value in report.items():
         click.echo(f"{name:16} {value}")
     if as_json:

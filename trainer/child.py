@@ -56,7 +56,8 @@ def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
         raise CandidateError("main(session) must return the trained model")
     save_weights(model, Path(orders["weights"]))
     vram_bytes = torch.cuda.max_memory_allocated() if session.device.type == "cuda" else 0
-    write_frame(write_fd, Frame({"kind": "weights", "peak_vram_bytes": vram_bytes}))
+    told = {"peak_vram_bytes": vram_bytes, "flops_per_token": float(session.flops_per_token)}
+    write_frame(write_fd, Frame({"kind": "weights", **told}))
     if "torch._dynamo" in sys.modules:  # what was compiled for training would be compiled again for these questions
         torch.compiler.set_stance("eager_on_recompile")
     original = getattr(model, "_orig_mod", model)  # torch.compile wraps the module it is given

@@ -23,8 +23,15 @@ from trainer.wire import Frame
 QUESTION_TOKENS = {"cpu": 4096}
 QUESTION_TOKENS_GPU = 32_768
 CLAIMS_SHARE = 0.25  # of the exam's time; the probes take the rest
-# The interview's rows cost about so much of the budget: reading a token takes a third of training on it.
+# The interview's rows cost at most so much of the budget, were reading a token as slow as training on it; it takes a
+# third of that. But one row is asked about however little was trained, and then costs more.
 INTERVIEW_SHARE = 0.02
+INTERVIEW_MOST = 0.15
+
+
+def interview_share(asked_tokens: int, trained_tokens: int) -> float:
+    """Which share of the budget the answer to so many tokens may take."""
+    return min(INTERVIEW_MOST, max(INTERVIEW_SHARE, asked_tokens / trained_tokens))
 
 
 class Examiner:
@@ -46,23 +53,45 @@ class Examiner:
         self._stop = stop
         self._on_progress = on_progress
         tokens = QUESTION_TOKENS.get(device, QUESTION_TOKENS_GPU)
+        self._once_s = limits.interview_s if device == "cpu" else limits.interview_gpu_s
         self._at_once = max(1, tokens // (question.rows.shape[1] - 1))
 
     def interview(
-        self, child: Child, chance: np.random.Generator, *, tokens_trained: int, deadline_at: float
+        self,
+        child: Child,
+        chance: np.random.Generator,
+        *,
+        tokens_trained: int,
+        budget_s: float,
+        budget_clock: Callable[[], float],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Which rows the child that trained was asked about, and the losses it says its model has: (n,), (n, T).
 
         Raises:
             TrialEnded: it failed or came late.
         """
-        affordable = int(INTERVIEW_SHARE * tokens_trained) // (self._question.rows.shape[1] - 1)
+        row_tokens = self._question.rows.shape[1] - 1
+        affordable = int(INTERVIEW_SHARE * tokens_trained) // row_tokens
         rows = chance.permutation(len(self._question.rows))[: max(1, min(self._at_once, affordable))]
+        began_s = budget_clock()
+        said = self._said_after_training(child, rows)
+        took_s = budget_clock() - began_s
+        allowed_s = self._once_s + interview_share(len(rows) * row_tokens, tokens_trained) * budget_s
+        if took_s > allowed_s:
+            raise TrialEnded(
+                Outcome.TIMED_OUT,
+                f"took {took_s:.2f} s to read a few rows after training, {allowed_s:.2f} s is allowed: nothing may "
+                "train on once session.batches() has ended",
+            )
+        return rows, said
+
+    def _said_after_training(self, child: Child, rows: np.ndarray) -> np.ndarray:
+        deadline_at = self._clock() + self._limits.exam_s
         conversation = self._conversation(child, "after training: ")
         said = self._losses(conversation, self._question.rows[rows], deadline_at)
         if not np.isfinite(said).all():
             raise TrialEnded(Outcome.CRASHED, "after training: the model's losses are not finite (training diverged)")
-        return rows, said
+        return said
 
     def claims(self, child: Child, orders: Frame) -> np.ndarray:
         """(n, T) float32: child A's losses, finite and not negative.

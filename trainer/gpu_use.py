@@ -1,7 +1,8 @@
 """What NVIDIA's driver tells of a GPU: which programs use it, why it is slowed down, how much memory is free.
 
-Adapter around NVML (`nvidia-ml-py`). Samples are taken while a candidate trains and averaged into a `GpuUse`. Where
-there is no such driver nothing is told. Whether anything of it matters is `disturbance.py`'s business.
+Adapter around NVML (`nvidia-ml-py`). Samples are taken while a candidate starts up and trains; they are averaged into a
+`GpuUse`, and say for how long the candidate's processes used the GPU. Where there is no such driver nothing is told.
+Whether anything of it matters is `disturbance.py`'s and `training.py`'s business.
 """
 
 import importlib
@@ -23,9 +24,12 @@ _NAME_CHARACTERS = 40
 class WatchedGpu:
     """One GPU, watched. `nvml` is the module `pynvml`, or one that answers as it does."""
 
-    def __init__(self, index: int, *, own_processes: Callable[[], Collection[int]], nvml: ModuleType | Any) -> None:
+    def __init__(self, index: int, *, processes_of: Callable[[int], Collection[int]], nvml: ModuleType | Any) -> None:
+        """`processes_of(pid)` are that process and all that come of it."""
         self._nvml = nvml
-        self._own_processes = own_processes
+        self._processes_of = processes_of
+        self._followed: int | None = None
+        self._followed_s = 0.0
         self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
         self._samples = 0
         self._others = 0.0
@@ -39,9 +43,14 @@ class WatchedGpu:
         """Look, unless the last look was a moment ago: each takes about a millisecond."""
         if now - self._sampled_at < EVERY_S:
             return
+        since_s = now - self._sampled_at if self._samples else EVERY_S
         self._sampled_at = now
         self._samples += 1
-        self._others += self._others_now()
+        busy = self._busy_now()
+        if self._followed is not None and busy:
+            followed = busy.keys() & self._processes_of(self._followed)
+            self._followed_s += since_s * min(1.0, sum(busy[pid] for pid in followed) / 100)
+        self._others += self._others_of(busy)
         reasons = self._reasons()
         nvml = self._nvml
         self._hot += bool(
@@ -49,6 +58,17 @@ class WatchedGpu:
         )
         # A power cap set in software is how every card under load runs, and no disturbance.
         self._braked += bool(reasons & nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown)
+
+    def used_s(self, pid: int, now: float) -> float:
+        """For how long this process, and all that come of it, used the GPU since this was first asked. Of one only."""
+        self.sample(now)
+        self._followed = pid
+        return self._followed_s
+
+    def start_over(self) -> None:
+        """Leave out of the averages what was before; what was followed stays counted."""
+        self._samples, self._others, self._hot, self._braked = 0, 0.0, 0, 0
+        self._programs.clear()
 
     def use(self) -> GpuUse:
         count = max(1, self._samples)
@@ -63,15 +83,18 @@ class WatchedGpu:
             return None
         return int(memory.free), int(memory.total)
 
-    def _others_now(self) -> float:
-        """The share of the GPU's time that other programs had since the last look: the driver's newest of each."""
+    def _busy_now(self) -> dict[int, int]:
+        """Per cent of the GPU's time that each process had since the last look: the driver's newest of each."""
         try:
             samples = self._nvml.nvmlDeviceGetProcessUtilization(self._handle, self._seen_until)
         except self._nvml.NVMLError:  # none since, or a card that does not tell
-            return 0.0
+            return {}
         self._seen_until = max((sample.timeStamp for sample in samples), default=self._seen_until)
-        busy = {sample.pid: sample.smUtil for sample in samples if sample.smUtil}
-        others = busy.keys() - self._own_processes() if busy else set()
+        return {sample.pid: sample.smUtil for sample in samples if sample.smUtil}
+
+    def _others_of(self, busy: dict[int, int]) -> float:
+        """The share of the GPU's time that processes had which do not come of this one."""
+        others = busy.keys() - self._processes_of(os.getpid()) if busy else set()
         for pid in others:
             self._programs.setdefault(pid, self._name(pid))
         return float(min(1.0, sum(busy[pid] for pid in others) / 100))
@@ -101,17 +124,25 @@ def watch_gpu(device: str) -> WatchedGpu | None:
         return None
     try:
         nvml.nvmlInit()
-        return WatchedGpu(int(device.partition(":")[2] or 0), own_processes=descendants, nvml=nvml)
+        return WatchedGpu(int(device.partition(":")[2] or 0), processes_of=descendants, nvml=nvml)
     except nvml.NVMLError:
         return None
 
 
-def descendants() -> set[int]:
-    """This process and every process that comes of it, however far down."""
+def descendants(root: int) -> set[int]:
+    """The process and every process that comes of it, however far down.
+
+    Of a process that comes of this one: all that come of the child of ours that it comes of, so that what has lost its
+    parent, and was taken over by the supervisor of its sandbox, is found too.
+    """
+    table, own = processes(), os.getpid()
+    if root != own:
+        while (row := table.get(root)) is not None and row.parent in table and row.parent != own:
+            root = row.parent
     children: dict[int, list[int]] = {}
-    for pid, row in processes().items():
+    for pid, row in table.items():
         children.setdefault(row.parent, []).append(pid)
-    found, pending = {os.getpid()}, [os.getpid()]
+    found, pending = {root}, [root]
     while pending:
         new = children.get(pending.pop(), [])
         found.update(new)

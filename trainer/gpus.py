@@ -16,10 +16,11 @@ _SHARED_NODES = ("nvidiactl", "nvidia-uvm")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A leased GPU: the device nodes it takes, and what `CUDA_VISIBLE_DEVICES` calls it."""
+    """A leased GPU: the device nodes it takes, what `CUDA_VISIBLE_DEVICES` calls it, and its maker's name for it."""
 
     nodes: tuple[str, ...]
     name: str
+    model: str = ""
 
 
 def leased_gpu(device: str, driver: Path = DRIVER, nodes: Path = Path("/dev")) -> Gpu | None:
@@ -30,13 +31,13 @@ def leased_gpu(device: str, driver: Path = DRIVER, nodes: Path = Path("/dev")) -
     if not device.startswith("cuda"):
         return None
     index = int(device.removeprefix("cuda").removeprefix(":") or 0)
-    minor, name = _known(driver).get(index, (str(index), str(index)))
+    minor, name, model = _known(driver).get(index, (str(index), str(index), ""))
     wanted = (nodes / node for node in (f"nvidia{minor}", *_SHARED_NODES))
-    return Gpu(tuple(str(node) for node in wanted if sys.platform == "linux" and node.exists()), name)
+    return Gpu(tuple(str(node) for node in wanted if sys.platform == "linux" and node.exists()), name, model)
 
 
-def _known(driver: Path) -> dict[int, tuple[str, str]]:
-    """Minor number and unique name of each GPU, by its place in the order of PCI addresses."""
+def _known(driver: Path) -> dict[int, tuple[str, str, str]]:
+    """Minor number, unique name and model of each GPU, by its place in the order of PCI addresses."""
     try:
         facts = [(path / "information").read_text(errors="replace") for path in sorted(driver.iterdir())]
     except OSError:
@@ -45,6 +46,7 @@ def _known(driver: Path) -> dict[int, tuple[str, str]]:
     for index, text in enumerate(facts):
         minor = re.search(r"^Device Minor:\s*(\d+)\s*$", text, re.MULTILINE)
         name = re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]+)\s*$", text, re.MULTILINE)
+        model = re.search(r"^Model:\s*(\S.*?)\s*$", text, re.MULTILINE)
         if minor and name:
-            found[index] = (minor[1], name[1])
+            found[index] = (minor[1], name[1], model[1] if model else "")
     return found

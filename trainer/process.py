@@ -102,6 +102,10 @@ class Child:
         self.hung_up = self._answers not in self._open
         return frames
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def exit_status(self) -> int | None:
         return self._process.poll()
 

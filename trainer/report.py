@@ -28,6 +28,7 @@ def block(result: TrialResult) -> str:
         "exam_seconds": f"{result.exam_s:.1f}",
         "peak_vram_mb": f"{result.peak_vram_bytes / 2**20:.1f}",
         "peak_memory_mb": f"{result.peak_memory_bytes / 2**20:.1f}",
+        "mfu_percent": f"{result.mfu_percent:.2f}" if result.mfu_percent is not None else "none",
         "total_tokens_M": f"{result.tokens_served / 1e6:.3f}",
         "num_steps": str(result.steps),
         "num_params_M": f"{result.parameters / 1e6:.3f}",

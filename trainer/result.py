@@ -25,7 +25,8 @@ class TrialLimits:
     """What a trial may use besides its budget. A challenge sets them, so that every machine judges alike.
 
     startup_s: from launch to the first batch: imports, compiling, warming up on random tokens.
-    warmup_s: of that, what the candidate's own code may spend for nothing where the budget is processor time.
+    warmup_gpu_s: of that, for how long the candidate may use the GPU for nothing. Where the budget is processor time
+        nothing is for nothing.
     grace_s: after the budget, until the parent stops waiting for the weights.
     overtime_s: of that, what hand-over may really take after the last step, beside the time to write the weights at
         `save_bytes_per_s`. What a last step may take is `pace.longest_overrun_s`.
@@ -37,7 +38,7 @@ class TrialLimits:
     """
 
     startup_s: float = 120.0
-    warmup_s: float = 1.5
+    warmup_gpu_s: float = 5.0
     grace_s: float = 10.0
     overtime_s: float = 0.15
     save_bytes_per_s: float = 500e6
@@ -104,6 +105,8 @@ class TrialResult:
     startup_s: until the first batch was asked for. Where a trial was started early, wall_s does not hold all of it.
     parameters, depth: numbers in the weights, and the longest row of equal parts in them (blocks); 0 when not known.
     peak_vram_bytes: the candidate's own word; 0 without a GPU.
+    flops_per_token: operations that training on one token takes, likewise; 0 where it says nothing.
+    mfu_percent: those of all tokens in train_s, of what the GPU can do at most; None where either is not known.
     batches_sha256: names rows and shares of all batches served; `batches` are those themselves.
     loss_curve: at most 64 of (share of the budget, loss in nats per token).
     cpu_share: processor time of the child while training / (wall time x threads); None where it never trained.
@@ -131,6 +134,8 @@ class TrialResult:
     parameters: int = 0
     depth: int = 0
     peak_vram_bytes: int = 0
+    flops_per_token: float = 0.0
+    mfu_percent: float | None = None
     batches_sha256: str = ""
     batches: BatchLog = field(default_factory=BatchLog, repr=False)
 

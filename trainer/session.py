@@ -58,6 +58,7 @@ class Session:
         self.seed = seed  # of this trial: everything drawn at random should follow from it
         self.budget_s = budget_s
         self.max_rows = max_rows  # of one batch
+        self.flops_per_token = 0.0  # of training, by the source's own count: shown as the use of a GPU; 0: not told
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._steps = 0
@@ -90,7 +91,8 @@ class Session:
                 self._ask(rows, finished)
 
     def random_batch(self, rows: int) -> Batch:
-        """Random tokens in a batch's shape: for compiling and warming up before the clock starts."""
+        """Random tokens in a batch's shape: for compiling and warming up before the first batch. On a CPU that is part
+        of the budget; on a GPU a few seconds of its use are free."""
         shape = (rows, self.config.sequence_len + 1)
         row = torch.randint(self.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
         return Batch(*self._split(row), share=0.0)

@@ -18,16 +18,20 @@ from trainer.wire import Frame
 
 _PROGRESS_EVERY_S = 0.2
 _SHORTEST_WAIT_S = 0.02
+_LONGEST_WAIT_S = 1.0
 _MOST_BYTES = 1 << 50
+_MOST_FLOPS = 1e15  # of one token
 
 
 class Trainer:
     """Drives one child from its orders to its weights: `warm_up`, then `serve`, from one thread at a time.
 
-    Two clocks: `clock` is the wall's; `budget_clock` is the one the budget is spent by (the feed's): the wall's on a
+    Three clocks: `clock` is the wall's; `budget_clock` is the one the budget is spent by (the feed's): the wall's on a
     GPU, processor seconds per thread on a CPU. The latter makes a trial on a busy machine longer, not worse, and more
-    threads than ordered no help. What the candidate's own code spends before its first batch, beyond `free_warmup_s`,
-    is charged to the budget: else it could train on whatever text it finds.
+    threads than ordered no help. `warmup_clock` runs with what training would take: processor seconds on a CPU, on a
+    GPU the time for which it is used. What the candidate's own code spends of it before its first batch, beyond
+    `free_warmup_s`, is charged to the budget: else it could train on whatever text it brings or finds, or on none.
+    `on_wait` is called at least once a second while the child works.
     """
 
     def __init__(
@@ -39,7 +43,9 @@ class Trainer:
         budget_s: float,
         clock: Callable[[], float],
         budget_clock: Callable[[], float],
+        warmup_clock: Callable[[], float],
         free_warmup_s: float,
+        on_wait: Callable[[], None],
         stop: threading.Event,
     ) -> None:
         self.launched_at = clock()
@@ -50,13 +56,16 @@ class Trainer:
         self.processor_s = 0.0  # likewise
         self.lost_share = 0.0  # of the time from the first batch to the last word: how much the child waited for
         self.peak_vram_bytes = 0  # the candidate's own word
+        self.flops_per_token = 0.0  # likewise
         self._feed = feed
         self._child = child
         self._limits = limits
         self._budget_s = budget_s
         self._clock = clock
         self._budget_clock = budget_clock
+        self._warmup_clock = warmup_clock
         self._free_warmup_s = free_warmup_s
+        self._on_wait = on_wait
         self._conversation = Conversation(child, clock=clock, stop=stop)
         self._first = Frame({})
         self._progress_at = 0.0
@@ -79,13 +88,13 @@ class Trainer:
             )
         if said.kind != "loaded":
             raise TrialEnded(Outcome.DISQUALIFIED, "spoke on the harness's pipe before its source was loaded")
-        loaded_s = self._budget_clock()
+        loaded_s = self._warmup_clock()
         self._first = self._next()
         self.ready_at = self._clock()
-        self._feed.pace.charge(self._budget_clock() - loaded_s - self._free_warmup_s)
+        self._feed.pace.charge(self._warmup_clock() - loaded_s - self._free_warmup_s)
 
-    def serve(self, on_progress: Callable[[TrialProgress], None], on_served: Callable[[], None]) -> None:
-        """Serve until the child says that its weights are written. `on_served` is called while it computes.
+    def serve(self, on_progress: Callable[[TrialProgress], None]) -> None:
+        """Serve until the child says that its weights are written.
 
         Raises:
             TrialEnded: it crashed, came late or was stopped.
@@ -95,11 +104,11 @@ class Trainer:
             while frame.kind != "weights":
                 self._answer(frame)
                 self._report(on_progress)
-                on_served()
                 frame = self._next()
         finally:
             self._note_end()
         self.peak_vram_bytes = _bytes(frame.header.get("peak_vram_bytes"))
+        self.flops_per_token = _flops(frame.header.get("flops_per_token"))
         if not self._feed.tokens_served:
             used_up = self.started_at is not None
             why = "spent its whole budget before its first batch" if used_up else "handed over weights without training"
@@ -128,9 +137,10 @@ class Trainer:
             TrialEnded: it does not come in time.
         """
         while True:
+            self._on_wait()
             wall_deadline_at, late = self._wall_deadline()
             budget_left_s = self._feed.pace.deadline_at + self._limits.grace_s - self._budget_clock()
-            wait_until = self._clock() + max(_SHORTEST_WAIT_S, budget_left_s)
+            wait_until = self._clock() + max(_SHORTEST_WAIT_S, min(budget_left_s, _LONGEST_WAIT_S))
             frame = self._conversation.frame(min(wall_deadline_at, wait_until))
             if self._clock() >= wall_deadline_at:
                 raise TrialEnded(Outcome.TIMED_OUT, late)
@@ -182,6 +192,11 @@ class Trainer:
 def _bytes(said: object) -> int:
     """A candidate's number of bytes: shown to people, and clamped to what could be."""
     return min(max(0, said), _MOST_BYTES) if type(said) is int else 0
+
+
+def _flops(said: object) -> float:
+    """A candidate's number of operations, likewise; 0 when it is none."""
+    return said if isinstance(said, float) and 0.0 < said < _MOST_FLOPS else 0.0
 
 
 def orders_for(fields: dict[str, object], source: Path, weights: Path) -> Frame:

@@ -1,13 +1,15 @@
 """Every attack in `attacks/`, run for real: it ends as its file says, gains nothing, and leaves no trace.
 
-A file's head says how it must end: `outcome`, part of the `reason` (or one of
-several, where the exam may notice in more ways than one), `limits` other than the usual ones, `run: long` for
-those that `make test-full` runs, and `unprotected`: what the same attack reaches where there is no sandbox, so that an
+A file's head says how it must end: `outcome`, part of the `reason` (or one of several, where the exam may notice in
+more ways than one), `limits` other than the usual ones, `run: long` for those that `make test-full` runs, `brings:
+text` where the source holds some, and `unprotected`: what the same attack reaches where there is no sandbox, so that an
 attack that has lost its teeth is noticed.
 """
 
+import base64
 import ctypes
 import gc
+import lzma
 import os
 import resource
 import signal
@@ -23,6 +25,8 @@ import pytest
 from tests.integration.trial_bench import Bench
 from trainer.corpus import ARCHIVE
 from trainer.log import printable
+from trainer.manifest import load_manifest
+from trainer.packing import Packer
 from trainer.prepare import prepare
 from trainer.result import Outcome, TrialResult
 from trainer.sandbox import available
@@ -102,6 +106,13 @@ class Grounds:
         assert self.state() == self._before
         left = [path for folder in SHARED_FOLDERS for path in Path(folder).glob("*adversarial*")]
         assert left == []
+
+
+def text_of(data_dir: Path) -> str:
+    """1,024 rows to train on, as an author may write them into a source: it has room for little more."""
+    manifest = load_manifest(data_dir)
+    packer = Packer(manifest.shards(), row_tokens=manifest.row_tokens, bos_id=manifest.bos_id, seed=9)
+    return base64.b64encode(lzma.compress(packer.batch(1024).tobytes())).decode()
 
 
 def living(folder: Path) -> list[str]:
@@ -194,7 +205,8 @@ def cases() -> list[object]:
 def test_an_attack_ends_as_it_must_and_gains_nothing(attack, kind, bench, grounds, request):
     completes = attack.head["outcome"] in ("COMPLETED", "ANY")
     honest_bpb = request.getfixturevalue("honest_bpb") if completes else None
-    result = bench.run(attack.source(grounds.targets), limits=attack.limits(), sandbox=kind)
+    text = {"text": text_of(bench.spec.data_dir)} if attack.head.get("brings") == "text" else {}
+    result = bench.run(attack.source(grounds.targets | text), limits=attack.limits(), sandbox=kind)
     check(attack, result, bench, grounds, honest_bpb)
 
 

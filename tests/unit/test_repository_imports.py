@@ -50,7 +50,7 @@ PURE = {
         leasing planning policy refusals session settling store turns unified_diff views worth
         crowd doubting inspection ordering quotas tokens
     """),
-    "trainer": names("batches disturbance source"),
+    "trainer": names("batches disturbance peaks source"),
     "volunteer": names("""
         address errors narration orders session session_events session_rules session_state session_step
     """),

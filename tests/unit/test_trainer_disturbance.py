@@ -170,7 +170,7 @@ class Nvml:
 def test_samples_are_averaged_and_the_own_processes_left_out():
     looks = [[(5, 97, 100), (7, 20, 90)], [], [(5, 99, 300), (7, 40, 290), (9, 0, 310)], [(9, 60, 400)]]
     nvml = Nvml(looks, [0x4, 0x4 | 0x20, 0x40, 0x80])
-    gpu = WatchedGpu(0, own_processes=lambda: {5}, nvml=nvml)
+    gpu = WatchedGpu(0, processes_of=lambda _pid: {5}, nvml=nvml)
     for look in range(8):  # every second look comes too soon
         gpu.sample(look * EVERY_S / 2)
     use = gpu.use()
@@ -181,8 +181,21 @@ def test_samples_are_averaged_and_the_own_processes_left_out():
     assert gpu.memory_bytes() == (6 << 30, 8 << 30)
 
 
+def test_what_one_trial_uses_of_the_gpu_is_counted_before_its_training_and_apart_from_the_averages():
+    looks = [[(5, 50, 100), (6, 30, 100)], [(5, 100, 300), (6, 100, 300), (7, 80, 300)], [], [(5, 10, 500)]]
+    gpu = WatchedGpu(0, processes_of=lambda pid: {5} if pid == 5 else {5, 6, 7}, nvml=Nvml(looks, [0x20, 0, 0, 0]))
+    assert gpu.used_s(5, 10.0) == 0.0
+    gpu.sample(14.0)
+    assert gpu.used_s(5, 14.1) == pytest.approx(4.0)
+    gpu.sample(16.0)  # it did nothing
+    assert gpu.use().hot == pytest.approx(1 / 3)
+    gpu.start_over()
+    assert gpu.used_s(5, 18.0) == pytest.approx(4.0 + 0.1 * EVERY_S)
+    assert gpu.use() == GpuUse()
+
+
 def test_a_card_that_tells_nothing_disturbs_nothing():
-    gpu = WatchedGpu(0, own_processes=set, nvml=Nvml([[]], [0]))
+    gpu = WatchedGpu(0, processes_of=lambda _pid: set(), nvml=Nvml([[]], [0]))
     assert gpu.use() == GpuUse()
     gpu.sample(1.0)
     assert gpu.use() == GpuUse()
@@ -194,14 +207,17 @@ def test_without_a_gpu_nobody_is_asked():
 
 
 def test_the_own_processes_are_this_one_and_all_that_come_of_it():
-    inner = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; sys.stdin.read()'])"
+    inner = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'])"
     with subprocess.Popen(
-        [sys.executable, "-c", f"print(flush=True); {inner}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", f"{inner}; print(child.pid, flush=True); child.wait()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as child:
         assert child.stdout is not None
         assert child.stdin is not None
-        child.stdout.readline()
-        found = descendants()
+        grandchild = int(child.stdout.readline())
+        found, of_child, of_grandchild = (descendants(pid) for pid in (os.getpid(), child.pid, grandchild))
         child.stdin.close()
-    assert {os.getpid(), child.pid} <= found
+    assert {os.getpid(), child.pid, grandchild} <= found
     assert 1 not in found
+    assert of_child == of_grandchild == {child.pid, grandchild}

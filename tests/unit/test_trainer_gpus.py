@@ -3,6 +3,7 @@
 import pytest
 
 from trainer.gpus import Gpu, leased_gpu
+from trainer.peaks import peak_flops
 
 INFORMATION = """Model: \t\t NVIDIA GeForce RTX 3060
 IRQ:   \t\t 0
@@ -37,7 +38,7 @@ def machine(tmp_path):
 def test_only_the_leased_gpu_is_given(machine, device, node, name):
     driver, nodes = machine
     assert leased_gpu(device, driver, nodes) == Gpu(
-        tuple(str(nodes / each) for each in (node, "nvidiactl", "nvidia-uvm")), name
+        tuple(str(nodes / each) for each in (node, "nvidiactl", "nvidia-uvm")), name, "NVIDIA GeForce RTX 3060"
     )
 
 
@@ -56,3 +57,27 @@ def test_a_driver_that_says_nothing_is_taken_by_numbers(machine, tmp_path, text)
 def test_no_gpu_is_given_to_other_devices(machine):
     assert leased_gpu("cpu", *machine) is None
     assert leased_gpu("mps", *machine) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A100-PCIE-40GB", 312.0),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GeForce RTX 3060", None),
+        ("", None),
+    ],
+)
+def test_a_peak_is_that_of_this_very_gpu_or_not_known(name, tflops):
+    assert peak_flops(name) == (None if tflops is None else pytest.approx(tflops * 1e12))

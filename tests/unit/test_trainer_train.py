@@ -209,8 +209,9 @@ def test_short_memory_means_smaller_passes_and_as_many_tokens_a_step():
 def test_an_error_that_is_not_about_memory_is_not_taken_for_it():
     session = Served(8, config=Config(VOCABULARY, TOKENS, 0, CONFIG.device))
     session.random_batch = lambda rows: session.batch(torch.full((rows, TOKENS + 1), VOCABULARY), 0.0)
+    source = load()
     with pytest.raises(IndexError):
-        trained(session)
+        source.Passes(source.build_model(session.config), session).warm_up()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

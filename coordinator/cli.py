@@ -21,6 +21,7 @@ from coordinator.cli_options import DATA
 from coordinator.cli_simulate import simulate
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import CoordinatorError
+from coordinator.policy import Canaries
 from coordinator.settings import Approval, Settings, Terms
 from coordinator.store import StoreError
 
@@ -90,6 +91,13 @@ def _terms_options(command: Callable[..., None]) -> Callable[..., None]:
     default="auto",
     show_default=True,
     help="Which patches wait for an approver.",
+)
+@click.option(
+    "--canaries",
+    type=click.Choice([policy.value for policy in Canaries]),
+    default="prefer",
+    show_default=True,
+    help="Whose machines run an unknown author's patch first: anybody's, canaries' if there are any, or canaries'.",
 )
 @_terms_options
 def serve(**values: Any) -> None:

@@ -10,7 +10,7 @@ from autoresearch.judging.rule import Rule
 from autoresearch.judging.verdict import baselines_wanted
 from coordinator.facts import BaseFacts, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
-from coordinator.policy import Policy
+from coordinator.policy import Canaries, Policy
 from coordinator.worth import Worth, best_possible, trials_needed, votes_needed
 
 NO_BASE = BaseFacts()
@@ -22,6 +22,13 @@ class Baselines(enum.Enum):
     THERE = enum.auto()
     UNDER_WAY = enum.auto()
     NEEDED = enum.auto()
+
+
+def for_canaries(facts: PatchFacts, fleet: Fleet, policy: Policy) -> bool:
+    """Whether the first run of an unproven patch is kept for canary machines now."""
+    if policy.canaries is not Canaries.PREFER:
+        return policy.canaries is Canaries.WAIT
+    return fleet.canaries(without=facts.author_id) > 0
 
 
 class Asker:
@@ -68,8 +75,14 @@ class Asker:
             return False
         return not facts.runs or (self._confirms(facts) and self._adds_class(facts))
 
+    def must_leave(self, facts: PatchFacts) -> bool:
+        """Whether the patch's first run is for somebody else's canary machine."""
+        return facts.unproven and not self.machine.canary and for_canaries(facts, self._fleet, self._policy)
+
     def may_confirm(self, facts: PatchFacts) -> bool:
         """Whether a trial of this patch is allowed, whatever it could add."""
+        if self.must_leave(facts):
+            return False
         if facts.leased and any(holder == self.identity for holder, _ in facts.leased):
             return False
         if self.baselines(facts.base_sha256) is Baselines.UNDER_WAY:

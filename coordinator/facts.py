@@ -26,6 +26,12 @@ class PatchFacts:
     doubtful: frozenset[str] = frozenset()  # classes on which it crashed for somebody and finished for nobody
     heard: frozenset[str] = frozenset()  # identities with an undisturbed trial
     leased: tuple[Lease, ...] = ()  # trials under way
+    canary: bool = False  # of an author who was unknown: the first run is for a canary machine
+
+    @property
+    def unproven(self) -> bool:
+        """No canary has come back from it yet: none of its trials, however it ended, was taken."""
+        return self.canary and not self.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class MachineFacts:
     hardware_class: str
     bases: Mapping[str, BaseFacts] = field(default_factory=dict)  # by source
     last_trial_at_ms: int = 0
+    canary: bool = False  # its owner takes the first run of unknown authors' patches
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Fleet:
         self._quiet: tuple[str, ...] = ()  # identities with a machine that is not; worked out with it
         self._audit = ("", "")  # bases: the new one, the old one
         self._auditors: Counter[str] = Counter()  # identity -> its machines that measured both
+        self._canaries: Counter[str] = Counter()  # identity -> canary machines that are not broken
 
     def put(self, facts: MachineFacts) -> None:
         """A machine is there, or something about it changed."""
@@ -68,6 +69,10 @@ class Fleet:
         """How many identities are able to run this author's patches."""
         away = sum(1 for identity in self.quarantined | {without} if identity in self._healthy)
         return len(self._healthy) - away
+
+    def canaries(self, without: str) -> int:
+        """How many identities have a canary machine that is able to run this author's patches."""
+        return sum(1 for identity in self._canaries if self.is_able(identity, without))
 
     def auditors(self) -> int:
         """Identities that measured both bases of the audit, or are measuring the new one now."""
@@ -125,6 +130,8 @@ class Fleet:
         if self.is_broken(facts):
             return
         _add(self._healthy, facts.identity_id, by)
+        if facts.canary:
+            _add(self._canaries, facts.identity_id, by)
         there = self._classes.setdefault(facts.hardware_class, Counter())
         _add(there, facts.identity_id, by)
         if not there:

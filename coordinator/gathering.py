@@ -40,6 +40,7 @@ def patch_facts(patch: Patch, trials: Sequence[Trial], leased: Iterable[Lease]) 
         doubtful=frozenset(crashed - finished),
         heard=frozenset(trial.identity_id for trial in heard),
         leased=tuple(sorted(leased)),
+        canary=patch.canary,
     )
 
 

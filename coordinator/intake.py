@@ -170,7 +170,8 @@ class Intake:
             raise InvalidRequestError(f"the patched train.py would exceed {challenge.source_bytes} bytes")
         names = await self._records.names([author_id])
         found = await asyncio.to_thread(inspection.findings, source, base_source)
-        waits = await self._must_wait(author_id, found)
+        known = await self._is_known(author_id)
+        waits = self._must_wait(found, known=known)
         return (
             Patch(
                 patch_id=patch_id,
@@ -188,6 +189,7 @@ class Intake:
                 verdict="waiting" if waits else "open",
                 reason=settling.WAITING_REASON if waits else "",
                 findings=found,
+                canary=not known,
             ),
             source,
             change,
@@ -223,14 +225,17 @@ class Intake:
     async def _text(self, best: Best) -> str:
         return ((await self._records.source(best.source_sha256)) or b"").decode()
 
-    async def _must_wait(self, author_id: str, findings: Sequence[str]) -> bool:
+    def _must_wait(self, findings: Sequence[str], *, known: bool) -> bool:
         """Whether a patch waits for an approver."""
         if self._approval is not Approval.KNOWN_AUTHORS:
             return self._approval is Approval.MANUAL
+        return not known or bool(findings)
+
+    async def _is_known(self, author_id: str) -> bool:
+        """Whether an author has a promoted patch, or an operator gave them the role in words."""
         ordered = await self._records.roles(author_id)
         granted = ordered is not None and ordered.changes.get("author", False)
-        known = granted or bool(await self._records.store.score("promotions", author_id))
-        return not known or bool(findings)
+        return granted or bool(await self._records.store.score("promotions", author_id))
 
     async def _undecided_of(self, author_id: str) -> int:
         """How many of an author's latest patches have no verdict."""
@@ -272,6 +277,7 @@ class Intake:
             "change": change,
             "verdict": patch.verdict,
             "findings": list(patch.findings),
+            "canary": patch.canary,
             "envelope": packed(signed),
         }
         note = Note("patch", body)
@@ -339,12 +345,13 @@ def packed(signed: Envelope) -> str:
     return b64encode(bare.SerializeToString()).decode()
 
 
-def _introduction(identity: Identity, machine: Machine | None, signed: Envelope) -> dict[str, str]:
+def _introduction(identity: Identity, machine: Machine | None, signed: Envelope) -> dict[str, object]:
     return {
         "identity_id": identity.identity_id,
         "name": identity.name,
         "machine_id": machine.machine_id if machine else "",
         "hardware_class": machine.hardware_class if machine else "",
+        "canary": machine is not None and machine.canary,
         "envelope": packed(signed),
     }
 
@@ -366,6 +373,7 @@ def _machine(enrolment: Enrolment, identity: Identity, owned: Machine | None, no
         hardware_class=hardware_class(enrolment.hardware),
         enrolled_at_ms=enrolled,
         setting=setting(enrolment.hardware, enrolment.software),
+        canary=enrolment.canary,
     )
 
 

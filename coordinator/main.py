@@ -42,6 +42,7 @@ from coordinator.hub import Hub
 from coordinator.intake import Intake
 from coordinator.journal import Journal
 from coordinator.keyring import Keys
+from coordinator.policy import DEFAULT_POLICY, Canaries
 from coordinator.promoting import Promoter
 from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
@@ -156,7 +157,8 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         decider = Decider(swarm, records, journal, promoter, now_ms)
         confirmer = Confirmer(swarm, records, decider, promoter)
         watch = Watch(swarm, records, journal, decider, now_ms)
-        scheduler = Scheduler(swarm, records, decider.noise_now, now_ms=now_ms, draw=_draw)
+        policy = replace(DEFAULT_POLICY, canaries=Canaries(settings.canaries))
+        scheduler = Scheduler(swarm, records, decider.noise_now, now_ms=now_ms, draw=_draw, policy=policy)
         dispatch = Dispatch(
             swarm,
             records,
@@ -172,7 +174,15 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         await app.recover()
         await _background(app.work(), stack)
         queries = Queries(
-            swarm, records, decider, confirmer, watch=watch, lineage=lineage, export=export, now_ms=now_ms
+            swarm,
+            records,
+            decider,
+            confirmer,
+            watch=watch,
+            lineage=lineage,
+            export=export,
+            now_ms=now_ms,
+            first_run=scheduler.first_run,
         )
         token_key = tokens.key_of(key, "session token")
         gate = Gate(store, register_, token_key, now_ms)

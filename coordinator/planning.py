@@ -14,8 +14,9 @@ of patches. Rules (statistics.md of the design, sections 5 and 6), the first tha
 6. a parked patch that is worth a second look and has rested
 
 A base is measured before a patch on it, and again when the baselines are stale. Now and then a trial with a known
-answer takes a candidate's place. An author's machines never run the author's patch; nobody runs a patch again before
-everybody at hand had as many chances; never more runs at once than could change the verdict.
+answer takes a candidate's place. An author's machines never run the author's patch; an unknown author's is run first by
+a canary machine; nobody runs a patch again before everybody at hand had as many chances; never more runs at once than
+could change the verdict.
 
 Left out: what a trial's result means (`verdict`, `trust`), and handing out (`scheduling`, `dispatch`).
 """
@@ -24,15 +25,17 @@ import enum
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from autoresearch.judging.rule import Rule
-from coordinator.eligibility import NO_BASE, Asker, Baselines
+from coordinator.eligibility import NO_BASE, Asker, Baselines, for_canaries
 from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
 from coordinator.policy import DEFAULT_POLICY, Policy
 from coordinator.turns import Turns
 from coordinator.worth import Worth, wanted, worth
 
+LOOKED_AT = 256  # patches looked through for the reason why there is nothing to run
 SECOND_LOOKS = 64  # parked patches looked through for one that the machine may run
 
 
@@ -52,6 +55,7 @@ class Why(enum.Enum):
     QUARANTINED = "your results are in quarantine: a trial now and then shows whether they agree with the others' again"
     NO_PATCH = "no open patches: waiting for somebody to submit one"
     OWN = "only your own patches are open: others must test them"
+    CANARY = "the open patches are by unknown authors: a canary machine has to come back from them first"
     ENOUGH = "every open patch has enough trials under way"
 
 
@@ -170,6 +174,14 @@ class Planner:
         """What is known of a machine."""
         return self._fleet.machines.get(machine_id)
 
+    def first_run(self, patch_id: str) -> str:
+        """Why a patch waits for its first run; empty when it does not, beyond its turn."""
+        facts = self._patches.get(patch_id)
+        if facts is None or not facts.unproven or facts.leased or not for_canaries(facts, self._fleet, self._policy):
+            return ""
+        there = self._fleet.canaries(without=facts.author_id)
+        return f"its author is new here: its first run is for a canary machine; {there or 'none'} at work now"
+
     # --- what follows ---
 
     def choose(self, machine_id: str, now_ms: int, draw: float) -> Choice:
@@ -194,7 +206,10 @@ class Planner:
     def _why(self, asker: Asker) -> Why:
         if not self._open_by:
             return Why.NO_PATCH
-        return Why.OWN if self._open_by.keys() == {asker.identity} else Why.ENOUGH
+        if self._open_by.keys() == {asker.identity}:
+            return Why.OWN
+        others = (facts for facts in self._patches.values() if not facts.parked and facts.author_id != asker.identity)
+        return Why.CANARY if all(asker.must_leave(facts) for facts in islice(others, LOOKED_AT)) else Why.ENOUGH
 
     def _audits(self, asker: Asker, now_ms: int) -> bool:
         """Whether this machine's baseline of the new best is wanted at once, beside that of the old one."""

@@ -4,6 +4,7 @@ None of them changes a verdict: they say what is run next, how often, and by who
 baselines live, which are slow) is in `periods`, the rule of the verdict in `rule`.
 """
 
+import enum
 from dataclasses import dataclass
 
 from coordinator.errors import CoordinatorError
@@ -13,6 +14,14 @@ HOUR_MS = 3_600_000
 
 class PolicyError(CoordinatorError, ValueError):
     """A policy that cannot be used."""
+
+
+class Canaries(enum.StrEnum):
+    """Whose machines run a patch of an unknown author first."""
+
+    OFF = "off"  # anybody's
+    PREFER = "prefer"  # a canary's while one is there, else anybody's
+    WAIT = "wait"  # a canary's; without one the patch waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,9 @@ class Policy:
     known_answer_deltas: float = 5.0  # how much it must lose, in the rule's delta: seen through by one trial or two
     known_answers: int = 3  # wanted per base: an identity never gets one twice
     quarantined_every_ms: int = HOUR_MS  # a machine in quarantine runs one trial in this time, which does not count
+
+    # --- strangers' code ---
+    canaries: Canaries = Canaries.PREFER  # who opted in is asked first; who did not is not made to wait for nobody
 
     def __post_init__(self) -> None:
         shares = (self.useful_share, self.known_answer_share, self.window, self.second_look_worth)

@@ -43,7 +43,10 @@ class Queries:
         lineage: Lineage,
         export: LedgerExport,
         now_ms: Callable[[], int],
+        first_run: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """`first_run`: why a patch waits for its first run, or empty."""
+        self._first_run = first_run
         self._swarm = swarm
         self._records = records
         self._store = records.store
@@ -120,7 +123,9 @@ class Queries:
         spoken_of = [*(vote["identity"] for vote in decision["votes"]), *views.identities_in(patch.reason), *excluded]
         names = await self._records.names(spoken_of)
         in_flight = sum(state != "ready" for _, state in await self._records.orders(patch.patch_id))
-        return views.patch_message(patch, decision, names, in_flight, excluded)
+        message = views.patch_message(patch, decision, names, in_flight, excluded)
+        message.reason = self._first_run(patch.patch_id) or message.reason
+        return message
 
     async def _jurors(self, patch_id: str) -> set[str]:
         return {trial.identity_id for trial in await self._records.candidate_trials(patch_id)}

@@ -75,6 +75,7 @@ class FactsReader:
                 if own or leased[base]
             },
             last_trial_at_ms=last_trial_at_ms,
+            canary=machine.canary,
         )
 
     async def _read_orders(self, line: str) -> list[tuple[Order, Lease]]:

@@ -268,6 +268,10 @@ class Scheduler:
             return choice.why
         return self._reader.offer(choice, machine, self._patches.get(choice.patch_id))
 
+    def first_run(self, patch_id: str) -> str:
+        """See `Planner.first_run`."""
+        return self.planner.first_run(patch_id)
+
     async def withdraw_orders(self, patch_id: str) -> None:
         """Takes a decided patch's ready orders back."""
         for order, state in await self._records.orders(patch_id):

@@ -12,6 +12,7 @@ from typing import Self
 from autoresearch import work
 from autoresearch.judging.rule import PRESETS, Rule, RuleError
 from coordinator.errors import OperatorError
+from coordinator.policy import Canaries
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -69,6 +70,7 @@ class Settings:
     lease_s: float = 120.0  # a lease ends so long after its last heartbeat
     enrolment: str = "work"  # what a new identity has to bring: see Enrolment.of
     approval: str = "auto"
+    canaries: str = "prefer"
 
     def __post_init__(self) -> None:
         """Checks.
@@ -84,6 +86,8 @@ class Settings:
         if not 2.0 <= self.lease_s <= 3600.0:
             raise OperatorError(f"--lease is {self.lease_s:g} s: give 2 to 3600")
         Enrolment.of(self.enrolment)
+        if self.canaries not in list(Canaries):
+            raise OperatorError(f"--canaries {self.canaries!r} is none of {', '.join(Canaries)}")
         if self.approval not in list(Approval):
             raise OperatorError(f"--approval {self.approval!r} is none of {', '.join(Approval)}")
 

@@ -58,6 +58,7 @@ for _command in (submit, withdraw, checkout, approve, refuse, patches, patch, le
 @click.option("--data-dir", type=FOLDER, help="Prepared data; volunteers may share it [in --home].")
 @click.option("--unsafe-no-sandbox", is_flag=True, help="Run strangers' code with nothing around it.")
 @invitation_option
+@click.option("--canary", is_flag=True, help="Take the first run of patches by unknown authors.")
 @click.option(
     "--accept-challenge", default="", metavar="DIGEST", help="Accept that the swarm's challenge changed to it."
 )

@@ -45,6 +45,7 @@ async def enrolment(
         message.machine_id = worker.machine_id
         message.hardware.CopyFrom(worker.hardware)
         message.software.CopyFrom(worker.software)
+        message.canary = worker.canary
     if not standing.enrolled:
         if swarm.by_invitation and not invitation:
             raise InputError("this swarm is by invitation: ask its operator for a code, and give it with --invitation")

@@ -71,7 +71,7 @@ async def joined(
         show.say(f"machine: {machine.hardware.device_name}, {machine.hardware.threads} of {machine.cores} thread(s)")
         trials = trials or _local_trials(settings, machine, clock)
         await _get_ready(trials, client.swarm, show)
-        worker = Worker(who.key, who.machine_id, machine.hardware, _software())
+        worker = Worker(who.key, who.machine_id, machine.hardware, _software(), settings.join.canary)
         enrolment = await enrolling.enrolment(
             client, who, name, worker=worker, invitation=settings.join.invitation, tell=show.say
         )

@@ -52,6 +52,8 @@ class Worker:
     machine_id: str
     hardware: Hardware
     software: Software
+    # Its owner takes the first run of unknown authors' patches.
+    canary: bool = False
 
 
 def sign_result(order: CheckedOrder, outcome: TrialOutcome, worker: Worker) -> Envelope:

@@ -31,6 +31,8 @@ class JoinSettings:
     quiet: bool = False
     # A code that lets a new identity into a swarm that is by invitation.
     invitation: str = ""
+    # Take the first run of patches by authors whom the swarm does not know.
+    canary: bool = False
     # The beginning of the digest of a challenge that the person accepts, where it is another than before.
     accept_challenge: str = ""
 

@@ -45,6 +45,7 @@ def patch(made: Made, entry: Entry) -> Sequence[Operation]:
         verdict=body["verdict"],
         reason=settling.WAITING_REASON if body["verdict"] == ordering.WAITS else "",
         findings=tuple(body["findings"]),
+        canary=body.get("canary", False),  # absent before there were any
         entry=entry.seq,
     )
     made.bases[patch_id] = base.source_sha256

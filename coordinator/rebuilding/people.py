@@ -34,6 +34,7 @@ def identity(made: Made, entry: Entry) -> Sequence[Operation]:
         hardware_class=body["hardware_class"],
         enrolled_at_ms=owned.enrolled_at_ms if owned else entry.at_ms,
         setting=setting(enrolment.hardware, enrolment.software),
+        canary=enrolment.canary,
     )
     made.machines[machine.machine_id] = machine
     return [*put, Put("machines", machine.machine_id, machine.to_bytes())]

@@ -105,6 +105,8 @@ class Attestations:
         self._addressed(enrolment.swarm_id, verified, body["identity_id"])
         for what, own in zip(("name", "machine_id", "hardware_class"), said, strict=True):
             _same(what, own, body[what])
+        canary = enrolment.canary and bool(enrolment.machine_id)
+        _same("canary", canary, body.get("canary", False))  # absent before there were any
         identity_id, machine_id = body["identity_id"], body["machine_id"]
         self._identities.add(identity_id)
         if machine_id and self._machines.setdefault(machine_id, identity_id) != identity_id:

@@ -143,7 +143,7 @@ class Peer:
         signed = envelope.sign(message, envelope.ENROLMENT, self.key)
         return await self.swarm.volunteers.Enroll(volunteer_pb2.EnrollRequest(enrolment=signed))
 
-    async def enroll(self) -> volunteer_pb2.EnrollResponse:
+    async def enroll(self, **fields: Any) -> volunteer_pb2.EnrollResponse:
         message = Enrolment(
             protocol=1,
             swarm_id=self.swarm.swarm_id,
@@ -151,6 +151,7 @@ class Peer:
             machine_id=self.machine_id,
             hardware=self.hardware,
             software=trial_pb2.Software(python="3.11", torch="2.13.0", client="0.1.0"),
+            **fields,
         )
         signed = envelope.sign(message, envelope.ENROLMENT, self.key)
         return await self.swarm.volunteers.Enroll(volunteer_pb2.EnrollRequest(enrolment=signed))

@@ -14,10 +14,13 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1.patch_pb2 import Patch
 from coordinator import main as program
+from coordinator.access import Role
+from coordinator.planning import Why
 from coordinator.policy import DEFAULT_POLICY
 from coordinator.redis_store import RedisStore
 from coordinator.scheduling import Scheduler
 from tests.integration.swarm_on_wire import Peer, Starter, Swarm, change
+from tests.integration.test_coordinator_access import instruct, operator, role_change
 
 DAY_MS = 24 * 3600 * 1000
 CARDS = ("H100", "A100", "RTX 4090")
@@ -234,3 +237,53 @@ async def test_a_lease_costs_the_store_as_much_with_many_patches_as_with_few(
             await peer.say(lease_return=volunteer_pb2.LeaseReturn(lease_id=peer.held[0], reason="testing"))
     assert spent[1] <= spent[0] + 2  # the worker may look at the ledger meanwhile
     assert max(spent) <= 40
+
+
+# --- canaries ---
+
+
+async def test_an_unknown_authors_patch_waits_for_a_canary_and_says_so(starter: Starter) -> None:
+    starter.settings["canaries"] = "wait"
+    async with starter() as swarm:
+        author = swarm.peer("author")
+        patch = await author.submit(change("WIDTH = 128", "WIDTH = 256"))
+        ada, cat = await swarm.peer("ada").start(), swarm.peer("cat")
+        await ada.work(lambda order: 1.0)
+        answer = await ada.ask()
+        assert isinstance(answer, volunteer_pb2.NoOrder)
+        assert answer.reason == Why.CANARY.value
+        shown = await swarm.patch(patch.patch_id)
+        assert shown.reason == "its author is new here: its first run is for a canary machine; none at work now"
+        await cat.enroll(canary=True)
+        await cat.open()
+        await cat.work(lambda order: 1.0)
+        order = await cat.work(lambda order: "crashed")
+        assert order.source_sha256 == patch.candidate_sha256
+        assert (await ada.order()).source_sha256 == patch.candidate_sha256  # the canary came back from it
+        assert "canary" not in (await swarm.patch(patch.patch_id)).reason
+        assert [body["canary"] for body in entries(swarm, "identity") if body["machine_id"]] == [False, True]
+        assert [body["canary"] for body in entries(swarm, "patch")] == [True]
+
+
+async def test_a_known_authors_patch_runs_anywhere(starter: Starter) -> None:
+    starter.settings["canaries"] = "wait"
+    async with starter() as swarm:
+        author = swarm.peer("author")
+        await author.enroll_author()
+        await instruct(operator(swarm), grant=role_change(author, Role.AUTHOR))
+        patch = await author.submit(change("WIDTH = 128", "WIDTH = 256"))
+        ada = await swarm.peer("ada").start()
+        await ada.work(lambda order: 1.0)
+        assert (await ada.order()).source_sha256 == patch.candidate_sha256
+
+
+async def test_who_opts_in_is_asked_first_and_may_opt_out(swarm: Swarm) -> None:
+    """The default: canaries first while one is there, anybody otherwise."""
+    patch = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
+    ada, cat = await swarm.peer("ada").start(), swarm.peer("cat")
+    await ada.work(lambda order: 1.0)
+    await cat.enroll(canary=True)
+    await cat.open()
+    assert isinstance(await ada.ask(), volunteer_pb2.NoOrder)
+    await cat.enroll()  # without
+    assert (await ada.order()).source_sha256 == patch.candidate_sha256

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autoresearch.judging.rule import DEFAULT, SOLO, STRICT, Rule
 from coordinator.facts import BaseFacts, KnownLoss, MachineFacts, PatchFacts
 from coordinator.planning import Choice, Kind, Planner, Why
-from coordinator.policy import DEFAULT_POLICY, HOUR_MS, Policy, PolicyError
+from coordinator.policy import DEFAULT_POLICY, HOUR_MS, Canaries, Policy, PolicyError
 from coordinator.worth import trials_needed, wanted, worth
 
 NOW = 100 * HOUR_MS
@@ -109,6 +109,7 @@ def patches(draw: st.DrawFn, patch_id: str) -> PatchFacts:
         doubtful=frozenset(draw(st.sets(st.sampled_from(CLASSES), max_size=1))),
         heard=frozenset(heard),
         leased=tuple(draw(st.lists(st.tuples(identities, st.sampled_from(CLASSES)), max_size=3))),
+        canary=draw(st.booleans()),
     )
 
 
@@ -132,6 +133,7 @@ def machines(draw: st.DrawFn, machine_id: str) -> MachineFacts:
         hardware_class=draw(st.sampled_from(CLASSES)),
         bases=draw(st.dictionaries(st.sampled_from(BASES), base_facts())),
         last_trial_at_ms=draw(st.sampled_from([0, NOW])),
+        canary=draw(st.booleans()),
     )
 
 
@@ -233,6 +235,9 @@ def test_every_choice_keeps_the_rules(history: list[Event]) -> None:
             base = machine.bases[facts.base_sha256]
             assert base.baselines
             assert base.ends_at_ms > NOW
+            if facts.canary and not facts.runs and not machine.canary:
+                canaries = {own.identity_id for own in fleet.values() if own.canary and not _broken(own)}
+                assert canaries <= quarantined | {facts.author_id}
         if choice.kind is Kind.CANDIDATE and identity not in quarantined:
             believed = [holder for holder, _ in facts.leased if holder not in quarantined]
             assert len(believed) < wanted(facts, rule)
@@ -338,6 +343,49 @@ def test_patches_under_way_keep_their_places_in_their_authors_row() -> None:
 def test_an_author_never_runs_the_own_patch_and_is_told_so() -> None:
     planner = a_planner([a_patch("p", "ada")], [a_machine("ada"), a_machine("bea")])
     assert (chosen(planner, "ada's"), chosen(planner, "bea's")) == ("OWN", "p")
+
+
+@pytest.mark.parametrize(
+    ("canaries", "there", "runs"),
+    [
+        (Canaries.OFF, True, True),
+        (Canaries.PREFER, True, False),
+        (Canaries.PREFER, False, True),
+        (Canaries.WAIT, True, False),
+        (Canaries.WAIT, False, False),
+    ],
+)
+def test_an_unknown_authors_patch_is_left_to_canaries(canaries: Canaries, there: bool, runs: bool) -> None:
+    policy = replace(DEFAULT_POLICY, canaries=canaries)
+    cat = replace(a_machine("cat"), canary=True)
+    fresh = a_patch("fresh", canary=True)
+    planner = a_planner([fresh], [a_machine("ada"), *([cat] if there else [])], policy=policy)
+    choice = planner.choose("ada's", NOW, NO_DRAW)
+    assert (choice.kind is Kind.CANDIDATE) is runs
+    assert choice.why is (None if runs else Why.CANARY)
+    waits = planner.first_run("fresh")
+    assert bool(waits) is not runs
+    assert not waits or waits.endswith(f"is for a canary machine; {1 if there else 'none'} at work now")
+    if there:
+        assert planner.choose("cat's", NOW, NO_DRAW).patch_id == "fresh"
+    planner.put_patch(replace(fresh, leased=(("cat", "H100"),)))
+    assert planner.first_run("fresh") == ""  # it runs
+    planner.put_patch(replace(fresh, runs={"cat": 1}))  # however it ended, and whether it was disturbed
+    assert planner.choose("ada's", NOW, NO_DRAW).patch_id == "fresh"
+
+
+def test_canaries_that_may_not_or_do_not_count_are_not_waited_for() -> None:
+    for who, author, held in (("cat", "cat", set()), ("cat", "author", {"cat"})):
+        cat = replace(a_machine(who), canary=True)
+        planner = a_planner([a_patch("fresh", author, canary=True)], [a_machine("ada"), cat])
+        planner.set_quarantined(held)
+        assert planner.choose("ada's", NOW, NO_DRAW).patch_id == "fresh"
+
+
+def test_canaries_run_what_others_run_too() -> None:
+    cat = replace(a_machine("cat"), canary=True)
+    planner = a_planner([a_patch("known"), a_patch("new", "other", canary=True, submitted_at_ms=1)], [cat])
+    assert planner.choose("cat's", NOW, NO_DRAW).patch_id == "known"  # turns as ever
 
 
 def test_nobody_runs_a_patch_again_before_everybody_at_hand_had_a_chance() -> None:

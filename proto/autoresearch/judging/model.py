@@ -65,6 +65,7 @@ class Machine(Record):
     hardware_class: str
     enrolled_at_ms: int
     setting: str = ""  # what it said that it runs with when it enrolled: see `setting`
+    canary: bool = False  # takes the first run of unknown authors' patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Patch(Record):
     noise_bpb: Mapping[str, float] | None = None  # ... with this noise, per hardware class
     rolled_back_generation: int = 0  # that took its promotion back
     findings: tuple[str, ...] = ()  # of `inspection`
+    canary: bool = False  # its author was unknown when it was taken: the first run is for a canary machine
 
 
 @dataclass(frozen=True, slots=True)

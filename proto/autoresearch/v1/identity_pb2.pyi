@@ -34,6 +34,7 @@ class Enrolment(_message.Message):
     SOFTWARE_FIELD_NUMBER: _builtins.int
     WORK_FIELD_NUMBER: _builtins.int
     INVITATION_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol version, 1."""
     swarm_id: _builtins.str
@@ -48,6 +49,8 @@ class Enrolment(_message.Message):
     """Where the swarm asks for work of a new identity (SwarmInfo.work_bits): the answer to the puzzle, 8 bytes."""
     invitation: _builtins.str
     """Where the swarm is by invitation (SwarmInfo.by_invitation): the code, of a new identity."""
+    canary: _builtins.bool
+    """The machine's owner takes the first run of patches whose author the swarm does not know yet."""
     @_builtins.property
     def hardware(self) -> _trial_pb2.Hardware:
         """Absent when machine_id is empty."""
@@ -67,10 +70,11 @@ class Enrolment(_message.Message):
         software: _trial_pb2.Software | None = ...,
         work: _builtins.bytes = ...,
         invitation: _builtins.str = ...,
+        canary: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "software", b"software"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "invitation", b"invitation", "machine_id", b"machine_id", "name", b"name", "protocol", b"protocol", "software", b"software", "swarm_id", b"swarm_id", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "hardware", b"hardware", "invitation", b"invitation", "machine_id", b"machine_id", "name", b"name", "protocol", b"protocol", "software", b"software", "swarm_id", b"swarm_id", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,7 +50,7 @@ def patches_of(found: dict[str, Any]) -> dict[str, Patch]:
 
 async def rebuilt(desk: Desk, url: str, folder: Path) -> Desk:
     """Another store and lineage, from the lines alone; checked as an auditor does."""
-    folder.mkdir()  # noqa: ASYNC240
+    folder.mkdir()  # noqa: ASYNC240 - one folder, on this disk
     store = RedisStore(connect(url), f"{desk.name}-again")
     rebuilder, auditor = Rebuilder(store, folder / "lineage.git"), Auditor(decisions=True)
     for line in await desk.store.items("ledger"):

@@ -20,7 +20,7 @@ from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Best
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
-from coordinator import commits, settling
+from coordinator import branch, commits, settling
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
 from coordinator.errors import OperatorError
 from coordinator.journal import Journal, Note
@@ -85,10 +85,9 @@ async def find_or_make(
     Raises:
         OperatorError: the store is of a newer version or another key, the source is no source, git is missing.
     """
-    swarm = await records.swarm()
+    swarm = await find(records, coordinator_key)
     if swarm is not None:
-        _check_known(swarm, coordinator_key)
-        return swarm, await asyncio.to_thread(Lineage.open, lineage_path)
+        return swarm, await branch.found(records, swarm, lineage_path)
     trainer = await asyncio.to_thread(ask_trainer, terms.dataset, datasets_dir / terms.dataset.partition("@")[0], tell)
     source = _read_source(terms.source or Path(trainer.source))
     challenge = _challenge(terms, trainer, source)
@@ -112,13 +111,28 @@ async def find_or_make(
     return swarm, lineage
 
 
+async def find(records: Records, coordinator_key: str) -> Swarm | None:
+    """The swarm of this store, if there is one.
+
+    Raises:
+        OperatorError: it is of a newer version or another key.
+    """
+    swarm = await records.swarm()
+    if swarm is not None:
+        _check_known(swarm, coordinator_key)
+    return swarm
+
+
 def _check_known(swarm: Swarm, coordinator_key: str) -> None:
     if swarm.schema > SCHEMA:
         raise OperatorError(
             f"the store was written by a newer version (schema {swarm.schema}): upgrade this coordinator"
         )
     if swarm.coordinator_key != coordinator_key:
-        raise OperatorError("the store's swarm has another coordinator key: restore signing.key from its backup")
+        raise OperatorError(
+            "the store's swarm has another coordinator key: put its signing.key into the data folder, from a backup or "
+            "from the coordinator that made the swarm"
+        )
 
 
 async def begin(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], journal: Journal) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import secrets
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -27,14 +28,14 @@ from autoresearch.v1 import (
     patch_service_pb2,
     volunteer_service_pb2,
 )
-from coordinator import genesis, keys, listening, redis_store, tokens
+from coordinator import branch, genesis, keys, listening, redis_store, tokens
 from coordinator.app import App
 from coordinator.checkpoints import Checkpoints
 from coordinator.confirming import Confirmer
 from coordinator.deciding import Decider
 from coordinator.dispatch import Chance, Dispatch
 from coordinator.embedded import EmbeddedStore
-from coordinator.errors import OperatorError
+from coordinator.errors import CoordinatorError, OperatorError
 from coordinator.export import LedgerExport
 from coordinator.following import Follower
 from coordinator.gate import Gate
@@ -42,6 +43,7 @@ from coordinator.hub import Hub
 from coordinator.intake import Intake
 from coordinator.journal import Journal
 from coordinator.keyring import Keys
+from coordinator.leading import Lead
 from coordinator.policy import DEFAULT_POLICY, Canaries
 from coordinator.promoting import Promoter
 from coordinator.queries import Queries
@@ -80,6 +82,7 @@ class Running:
     """A coordinator at work."""
 
     swarm: Swarm
+    lost: asyncio.Event  # another coordinator leads: this one is to end
     app: App
     address: str  # the join address
     store: str
@@ -109,11 +112,18 @@ def _token() -> str:
     return secrets.token_hex(16)
 
 
+class EndedError(CoordinatorError):
+    """It was told to end before it led."""
+
+
 @contextlib.asynccontextmanager
-async def running(settings: Settings, terms: Terms, tell: Callable[[str], None]) -> AsyncIterator[Running]:
-    """A coordinator, serving until the block ends.
+async def running(
+    settings: Settings, terms: Terms, tell: Callable[[str], None], ended: asyncio.Event | None = None
+) -> AsyncIterator[Running]:
+    """A coordinator, serving until the block ends. While another one leads the swarm, it waits for its turn.
 
     Raises:
+        EndedError: `ended` was set while it waited.
         OperatorError, StoreError: it cannot start; the message says what to mend.
     """
     settings = replace(settings, data_dir=settings.data_dir.absolute())  # git works in folders of its own
@@ -129,6 +139,8 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         key = keys.load_or_make_signing_key(settings.data_dir / SIGNING_KEY)
         tls = _tls(settings)
         records = Records(store)
+        key_hex = envelope.public_bytes(key).hex()
+        lost = await _lead(settings, store, key_hex, stack=stack, tell=tell, ended=ended or asyncio.Event())
         journal = Journal(store, export, now_ms)
         swarm, lineage = await genesis.find_or_make(
             terms,
@@ -136,7 +148,7 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
             journal,
             lineage_path=settings.data_dir / LINEAGE,
             datasets_dir=settings.data_dir / "datasets",
-            coordinator_key=envelope.public_bytes(key).hex(),
+            coordinator_key=key_hex,
             now_ms=now_ms(),
             token=_token,
             tell=tell,
@@ -205,21 +217,62 @@ async def running(settings: Settings, terms: Terms, tell: Callable[[str], None])
         port = await _serve(settings, tls, edge, stack)
         address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"
         operator_key = settings.data_dir / OPERATOR_KEY
-        yield Running(swarm, app, address, redis_store.shown(url), export.path, lineage.path, operator_key)
+        yield Running(swarm, lost, app, address, redis_store.shown(url), export.path, lineage.path, operator_key)
 
 
 async def serve(
     settings: Settings, terms: Terms, tell: Callable[[str], None], started: Callable[[Running], None]
 ) -> None:
-    """Runs until SIGINT or SIGTERM."""
+    """Runs until SIGINT or SIGTERM: leads the swarm, or stands by while another coordinator does."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
-    async with running(settings, terms, tell) as coordinator:
-        started(coordinator)
-        await ended.wait()
-        tell("stopping: calls under way end, then the store is closed")
+    with contextlib.suppress(EndedError):
+        while not ended.is_set():
+            async with running(settings, terms, tell, ended) as coordinator:
+                started(coordinator)
+                await _first(ended, coordinator.lost)
+                tell(
+                    "stopping: calls under way end, then the store is closed"
+                    if ended.is_set()
+                    else "this coordinator was silent for too long, and another one leads now"
+                )
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Returns when one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+async def _lead(
+    settings: Settings,
+    store: redis_store.RedisStore,
+    coordinator_key: str,
+    *,
+    stack: contextlib.AsyncExitStack,
+    tell: Callable[[str], None],
+    ended: asyncio.Event,
+) -> asyncio.Event:
+    """Waits for the lead, and keeps it until the stack unwinds; returns what is set when it is lost."""
+    lead = Lead(store, _token(), f"the coordinator in {settings.data_dir} on {socket.gethostname()}")
+    records = Records(store)
+    mirror = branch.Mirror(records, settings.data_dir / LINEAGE)
+
+    async def keep_up() -> None:
+        swarm = await genesis.find(records, coordinator_key)
+        if swarm is not None:
+            await mirror.follow(swarm)
+
+    await keep_up()  # first: what is wrong with this folder is said at once, not when its turn has come
+    if not await lead.win(ended, tell, keep_up, alone=not settings.store):
+        raise EndedError
+    stack.push_async_callback(lead.leave)
+    await _background(lead.keep(), stack)
+    return lead.lost
 
 
 async def _first_operator(settings: Settings, swarm: Swarm, key: Ed25519PrivateKey, register: Register) -> None:

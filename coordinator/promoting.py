@@ -15,7 +15,7 @@ from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Best, Patch, Proposal
 from autoresearch.judging.trust import Recheck
 from autoresearch.judging.verdict import Verdict
-from coordinator import admission, commits, merging, settling
+from coordinator import admission, branch, commits, merging, settling
 from coordinator.journal import Draft, Journal, Note
 from coordinator.lineage import Lineage
 from coordinator.records import Jury, Records, Swarm
@@ -214,10 +214,7 @@ class Promoter:
 
     async def reconcile(self) -> None:
         """Moves branch `best` to where the store says it is: a crash may have come between ledger and branch."""
-        best = await self._records.best()
-        tip = await asyncio.to_thread(self._lineage.tip)
-        if tip != best.commit:
-            await asyncio.to_thread(self._lineage.advance, best.commit, tip)
+        await branch.follow(self._records, self._lineage)
 
     async def _move(self, crown: Callable[[int], Awaitable[Draft]]) -> bool:
         if not await self._journal.settle(crown):

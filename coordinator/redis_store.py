@@ -3,7 +3,8 @@
 Keys are `{swarm}:<kind>:<name>`: the hash tag keeps a swarm in one cluster slot. Tables are hashes, lists lists,
 rankings sorted sets. A change is one script, `transact.lua`, sent by its digest and loaded again when the server
 restarted. While the server is away calls wait and retry for `patience_s`, so that its restart is a pause and not a
-failure; a server that takes connections and falls silent fails them after `answer_within_s`. Retrying a change whose
+failure; a server that takes connections and falls silent fails them after `answer_within_s`. Every change names the
+epoch of the leader that it is made for, and is refused under another one (`leading.py`). Retrying a change whose
 answer was lost is safe only because every change carries a guard that its own operations invalidate, or is idempotent;
 `apply` reports such a repeat as a failed guard.
 """
@@ -30,6 +31,7 @@ from coordinator.store import (
     Guard,
     Holds,
     LedgerIs,
+    LostLeadError,
     Operation,
     Put,
     Rank,
@@ -75,20 +77,35 @@ def shown(url: str) -> str:
 
 
 class RedisStore:
-    """A `Store` for one swarm. `name` becomes the hash tag of every key."""
+    """A `Store` for one swarm. `name` becomes the hash tag of every key.
 
-    def __init__(self, client: Redis, name: str, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+    `epoch`: of the leader on whose behalf it changes something; 0 while nobody has ever led, as in an empty store.
+    """
+
+    def __init__(self, client: Redis, name: str, *, answer_within_s: float = ANSWER_WITHIN_S, epoch: int = 0) -> None:
+        self.epoch = epoch
         self._client = client
         self._name = name
         self._answer_within_s = answer_within_s
         self._script = client.register_script(_lua("transact"))
         self._throttle = client.register_script(_lua("throttle"))
 
+    def at(self, epoch: int) -> "RedisStore":
+        """The same store in the name of another epoch."""
+        return RedisStore(self._client, self._name, answer_within_s=self._answer_within_s, epoch=epoch)
+
     async def apply(self, change: Change) -> Guard | None:
-        """See `Store.apply`."""
-        keys, values, plan = _Encoder(self._key).encode(change)
+        """See `Store.apply`.
+
+        Raises:
+            LostLeadError: the store is at another epoch.
+        """
+        guards = (Holds("meta", "epoch", self._fence), *change.guards)
+        keys, values, plan = _Encoder(self._key).encode(Change(guards, change.operations))
         failed = await self._call(lambda: self._script(keys=keys, args=[plan, *values]))
-        return change.guards[failed - 1] if failed else None
+        if failed == 1:
+            raise self._overtaken()
+        return guards[failed - 1] if failed else None
 
     async def get(self, table: str, key: str) -> bytes | None:
         """See `Store.get`."""
@@ -148,12 +165,24 @@ class RedisStore:
 
     async def throttle(self, bucket: str, *, every_ms: int, burst: int, now_ms: int) -> int:
         """See `Store.throttle`."""
-        keys = [self._key("count", bucket)]
-        return int(await self._call(lambda: self._throttle(keys=keys, args=[every_ms, burst, now_ms])))
+        keys = [self._key("count", bucket), self._key("table", "meta")]
+        args: list[bytes | int] = [every_ms, burst, now_ms, self._fence or b""]
+        wait_ms = int(await self._call(lambda: self._throttle(keys=keys, args=args)))
+        if wait_ms < 0:
+            raise self._overtaken()
+        return wait_ms
 
     async def close(self) -> None:
         """See `Store.close`."""
         await self._client.aclose()
+
+    @property
+    def _fence(self) -> bytes | None:
+        """What `meta` holds under "epoch" while this store's leader leads."""
+        return str(self.epoch).encode() if self.epoch else None
+
+    def _overtaken(self) -> LostLeadError:
+        return LostLeadError(f"another coordinator leads this swarm; this one's epoch {self.epoch} is over")
 
     async def _call(self, command: Callable[[], Any]) -> Any:
         try:

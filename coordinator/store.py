@@ -12,6 +12,7 @@ Tables (id -> JSON unless said otherwise)
                                                                 "followed" -> ledger entries that were followed up,
                                                                 "trust" -> ledger entry that last changed what counts
                                                                 "paused" -> why
+                                                "lead" -> Sign of the coordinator that leads, "epoch" -> its number
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output
     orders       order id -> Order
@@ -59,6 +60,10 @@ from typing import Protocol
 
 class StoreError(Exception):
     """The store cannot be used: unreachable, full, or holding something of another version. The operator's to mend."""
+
+
+class LostLeadError(StoreError):
+    """Another coordinator leads the swarm now: nothing of this one is written any more."""
 
 
 @dataclass(frozen=True, slots=True)

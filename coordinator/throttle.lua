@@ -1,6 +1,9 @@
 -- Generic cell rate algorithm: one bucket, which holds `burst` and gets one back every `every` milliseconds.
--- KEYS[1]: the bucket, holding the instant at which it is full again. ARGV: every, burst, now (milliseconds).
--- Returns 0 after taking one, or the milliseconds until there is one; the key vanishes when the bucket is full.
+-- KEYS[1]: the bucket, holding the instant at which it is full again; KEYS[2]: the table `meta`.
+-- ARGV: every, burst, now (milliseconds), and the epoch of the leader that asks, empty if nobody has ever led.
+-- Returns 0 after taking one, or the milliseconds until there is one; the key vanishes when the bucket is full. -1: the
+-- store is at another epoch.
+if (redis.call("HGET", KEYS[2], "epoch") or "") ~= ARGV[4] then return -1 end
 local every, burst, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local full = math.max(tonumber(redis.call("GET", KEYS[1]) or 0), now) + every
 local wait = full - now - every * burst

@@ -296,12 +296,13 @@ class Started:
     """`async with starter() as swarm`."""
 
     def __init__(self, settings: Settings, terms: Terms) -> None:
-        self._settings = settings
+        self.settings = settings
+        self.terms = terms
         self._running = program.running(settings, terms, lambda line: None)
 
     async def __aenter__(self) -> Swarm:
         running = await self._running.__aenter__()
-        certificate = (self._settings.data_dir / "tls.crt").read_bytes()
+        certificate = (self.settings.data_dir / "tls.crt").read_bytes()
         address = running.address.split("#")[0]
         channel = grpc.aio.secure_channel(
             address,
@@ -311,7 +312,7 @@ class Started:
                 ("grpc.max_send_message_length", 2 * limits.MESSAGE_BYTES),
             ],
         )
-        self.swarm = Swarm(running, channel, self._settings)
+        self.swarm = Swarm(running, channel, self.settings)
         return self.swarm
 
     async def __aexit__(

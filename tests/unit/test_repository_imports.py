@@ -67,7 +67,7 @@ LAYERS = [
     PURE["coordinator"] | {"settings"},
     names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
-        app archive checkpoints confirming deciding discounting dispatch following genesis intake journal keyring
+        app archive branch checkpoints confirming deciding discounting dispatch following genesis intake journal keyring
         promoting queries reading rebuilding records register scheduling watching
     """),
     set(),

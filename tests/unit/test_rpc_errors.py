@@ -23,6 +23,7 @@ from coordinator.store import StoreError
 OURS = {
     "CoordinatorError": "the base; nobody raises it",
     "RefusalError": "the base; nobody raises it",
+    "EndedError": "told to end before it served anybody",
     "LedgerError": "a damaged ledger: read at audits and at the start",
     "AttestError": "a damaged ledger: read at audits",
     "CheckpointError": "kept checkpoints are read at the start; proofs are checked by whoever asked for them",

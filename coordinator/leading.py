@@ -77,7 +77,7 @@ class Lead:
             await asyncio.sleep(BEAT_S)
             self._own = replace(self._own, beat=self._own.beat + 1)
             try:
-                await self._store.apply(Change((), (Put("meta", "lead", self._own.to_bytes()),)))
+                await self._store.apply(Change((), (Put("lead", "sign", self._own.to_bytes()),)))
             except LostLeadError:
                 self.lost.set()
                 return
@@ -90,7 +90,7 @@ class Lead:
             return
         try:
             left = replace(self._own, token="")
-            await self._store.apply(Change((), (Put("meta", "lead", left.to_bytes()),)))
+            await self._store.apply(Change((), (Put("lead", "sign", left.to_bytes()),)))
         except StoreError as error:
             log.warning("the next leader has to wait for this one's silence: %s", error)
 
@@ -98,8 +98,8 @@ class Lead:
         """Takes the lead from whoever gave this sign, unless there is a newer one."""
         epoch = seen.epoch if seen else 0
         own = replace(self._own, epoch=epoch + 1)
-        unchanged = Holds("meta", "lead", seen.to_bytes() if seen else None)
-        taken = (Put("meta", "lead", own.to_bytes()), Put("meta", "epoch", str(own.epoch).encode()))
+        unchanged = Holds("lead", "sign", seen.to_bytes() if seen else None)
+        taken = (Put("lead", "sign", own.to_bytes()), Put("lead", "epoch", str(own.epoch).encode()))
         try:
             failed = await self._store.at(epoch).apply(Change((unchanged,), taken))
         except LostLeadError:
@@ -110,7 +110,7 @@ class Lead:
         return True
 
     async def _read(self) -> Sign | None:
-        data = await self._store.get("meta", "lead")
+        data = await self._store.get("lead", "sign")
         try:
             return None if data is None else Sign.from_bytes(data)
         except ValueError as error:

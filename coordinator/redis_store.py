@@ -100,7 +100,7 @@ class RedisStore:
         Raises:
             LostLeadError: the store is at another epoch.
         """
-        guards = (Holds("meta", "epoch", self._fence), *change.guards)
+        guards = (Holds("lead", "epoch", self._fence), *change.guards)
         keys, values, plan = _Encoder(self._key).encode(Change(guards, change.operations))
         failed = await self._call(lambda: self._script(keys=keys, args=[plan, *values]))
         if failed == 1:
@@ -165,7 +165,7 @@ class RedisStore:
 
     async def throttle(self, bucket: str, *, every_ms: int, burst: int, now_ms: int) -> int:
         """See `Store.throttle`."""
-        keys = [self._key("count", bucket), self._key("table", "meta")]
+        keys = [self._key("count", bucket), self._key("table", "lead")]
         args: list[bytes | int] = [every_ms, burst, now_ms, self._fence or b""]
         wait_ms = int(await self._call(lambda: self._throttle(keys=keys, args=args)))
         if wait_ms < 0:
@@ -178,7 +178,7 @@ class RedisStore:
 
     @property
     def _fence(self) -> bytes | None:
-        """What `meta` holds under "epoch" while this store's leader leads."""
+        """What the table `lead` holds under "epoch" while this store's leader leads."""
         return str(self.epoch).encode() if self.epoch else None
 
     def _overtaken(self) -> LostLeadError:

@@ -12,7 +12,7 @@ Tables (id -> JSON unless said otherwise)
                                                                 "followed" -> ledger entries that were followed up,
                                                                 "trust" -> ledger entry that last changed what counts
                                                                 "paused" -> why
-                                                "lead" -> Sign of the coordinator that leads, "epoch" -> its number
+    lead         "sign" -> Sign of life of the coordinator that leads, "epoch" -> its number
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output
     orders       order id -> Order

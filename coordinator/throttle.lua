@@ -1,5 +1,5 @@
 -- Generic cell rate algorithm: one bucket, which holds `burst` and gets one back every `every` milliseconds.
--- KEYS[1]: the bucket, holding the instant at which it is full again; KEYS[2]: the table `meta`.
+-- KEYS[1]: the bucket, holding the instant at which it is full again; KEYS[2]: the table `lead`.
 -- ARGV: every, burst, now (milliseconds), and the epoch of the leader that asks, empty if nobody has ever led.
 -- Returns 0 after taking one, or the milliseconds until there is one; the key vanishes when the bucket is full. -1: the
 -- store is at another epoch.

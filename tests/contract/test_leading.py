@@ -1,4 +1,4 @@
-"""Who leads, on a real store: one at a time, the next when the last is silent, and nothing of an earlier one written."""
+"""Who leads, on a real store: one at a time, the next when the last is silent; nothing of an earlier one is written."""
 
 import asyncio
 import itertools
@@ -144,7 +144,7 @@ async def test_one_that_can_only_be_alone_waits_for_nobody(coordinator: Make, mo
 async def test_a_sign_of_another_version_is_said_and_never_overruled(coordinator: Make) -> None:
     first, second = coordinator("first"), coordinator("second")
     assert await first.win()
-    await first.store.apply(Change((), (Put("meta", "lead", b'{"newer":1}'),)))
+    await first.store.apply(Change((), (Put("lead", "sign", b'{"newer":1}'),)))
     waiting = asyncio.create_task(second.win())
     await asyncio.wait({waiting}, timeout=2 * leading.LOOKS * leading.LOOK_S)
     assert not waiting.done()

@@ -13,7 +13,7 @@ DEV    := $(VENV)/.installed-dev
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint breaking bench proto clean
+.PHONY: help demo test test-full lint breaking bench chaos proto clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ breaking: $(DEV) ## Compares the protocol with the one that has landed (origin/m
 
 bench: $(DEV) ## Measurements; they print figures and judge nothing
 	@for file in tests/benchmarks/bench_*.py tests/benchmarks/trial.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
+
+chaos: $(DEV) ## A real swarm that is killed, frozen and cut at random; then whether everything still holds
+	@$(BIN)/python tests/chaos/run.py $(ARGS)
 
 proto: $(DEV) ## Makes the generated protocol code again
 	@$(BIN)/python proto/generate.py

@@ -124,7 +124,10 @@ def _choose(settings: Settings, patch_id: str, why: str, *, approved: bool) -> N
         raise InputError(f"the reason must be one line of at most {limits.REASON_CHARACTERS} characters: shorten --why")
 
     async def send(client: Client) -> None:
-        whole_id = (await client.patch(patch_id)).patch.patch_id
+        shown = (await client.patch(patch_id)).patch
+        whole_id = shown.patch_id
+        for finding in shown.findings:
+            report.show(stdout(), Text(f"beside training: {clean_line(finding, limits.REASON_CHARACTERS)}"))
         choice = PatchChoice(patch_id=whole_id)
         instruction = Instruction(
             protocol=limits.PROTOCOL,

@@ -444,6 +444,19 @@ async def test_a_refused_patch_is_over_and_a_waiting_one_may_be_withdrawn(starte
         assert suspicious.verdict == 11
 
 
+async def test_an_edit_of_an_approved_patch_is_another_patch_and_waits_again(starter: Starter) -> None:
+    starter.settings["approval"] = "manual"
+    async with starter() as swarm:
+        author, boss = swarm.peer("author"), operator(swarm)
+        first = await author.submit(WIDER, rationale="because")
+        await instruct(boss, approve=operator_pb2.PatchChoice(patch_id=first.patch_id))
+        edited = await author.submit(change("WIDTH = 128", "WIDTH = 257"), rationale="because")
+        assert (edited.verdict, edited.patch_id != first.patch_id) == (11, True)
+        assert (await swarm.patch(first.patch_id)).verdict == 1
+        async with refuses(swarm, Status.ALREADY_EXISTS, "the same code"):
+            await author.submit(WIDER, rationale="another text")  # the approval was of this code
+
+
 # --- pause ---
 
 

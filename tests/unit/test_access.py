@@ -195,6 +195,21 @@ class TestInspection:
             ("x = torch.load('w')", "pickles"),
             ("import trainer.session", "the trial's own code"),
             ("x = ().__class__.__bases__", "the interpreter"),
+            ("import asyncio", "the network"),
+            ("import something_nobody_knows", "imports something_nobody_knows (not what training needs)"),
+            ("from . import helper", "not what training needs"),
+            ("import torch.distributed as d", "imports torch.distributed (the network)"),
+            ("from torch import hub", "imports torch.hub (the network)"),
+            ("from torch import *", "names unseen"),
+            ("from torch.utils import cpp_extension", "or other code"),
+            ("import torch.utils.cpp_extension", "or other code"),
+            ("torch.ops.load_library('x.so')", "or other code"),
+            ("import numpy as n; n.fromfile('x')", "uses numpy.fromfile (files)"),
+            ("from torch import serialization as s", "pickles"),
+            ("f = open", "names open (files)"),
+            ("x = __builtins__", "the interpreter"),
+            ("x = getattr(torch, 'load')", "uses torch.load (pickles)"),
+            ("x = getattr(torch, 'lo' + 'ad')", "a name made at run time"),
         ],
     )
     def test_what_reaches_outside_is_named_with_its_line(self, line: str, says: str) -> None:
@@ -205,13 +220,26 @@ class TestInspection:
     def test_what_the_base_does_is_not_new(self) -> None:
         assert findings("import os\nimport socket\n", "import os\n") == ("line 2: imports socket (the network)",)
 
+    def test_another_use_of_what_the_base_imports_is_new(self) -> None:
+        base = "import os\nx = os.cpu_count()\n"
+        assert findings(base + "os.system('x')\n", base) == ("line 3: uses os.system (files and processes)",)
+        assert findings(base + "import os\n", base) == ()
+
+    def test_a_parameter_of_such_a_name_is_none(self) -> None:
+        assert findings("def forward(self, input):\n    return input + 1\n") == ()
+
     def test_ordinary_training_code_has_none(self) -> None:
         source = (Path(__file__).resolve().parents[2] / "trainer" / "train.py").read_text()
         assert findings(source, source) == ()
         assert not findings(self.BASE + "def main(session):\n    return torch.nn.Linear(2, 2)\n")
 
     def test_they_are_bounded(self) -> None:
-        assert len(findings("\n".join(f"x{n} = a.__m{n}__" for n in range(100)))) == FINDINGS_MOST
+        found = findings("\n".join(f"x{n} = a.__m{n}__" for n in range(100)))
+        assert len(found) == FINDINGS_MOST
+        assert found[-1] == "and 81 more: read the source"  # nothing is left out unsaid
+
+    def test_a_name_of_any_length_is_read_in_time(self) -> None:
+        assert findings("x = a" + ".b" * 500) == ()
 
 
 def test_instructions_are_signed_as_such() -> None:

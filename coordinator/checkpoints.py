@@ -233,18 +233,23 @@ def last_kept(path: Path, swarm_id: str, signer_id: str) -> TreeHead | None:
     return last
 
 
-def _append(path: Path, head: TreeHead) -> None:
+def line_of(head: TreeHead) -> bytes:
+    """A checkpoint as a line of the file."""
     record = {
         "tree_size": head.size,
         "root": head.root.hex(),
         "at_ms": head.at_ms,
         "envelope": b64encode(head.signed).decode(),
     }
+    return json.dumps(record).encode() + b"\n"
+
+
+def _append(path: Path, head: TreeHead) -> None:
     fresh = not path.exists()
     with path.open("ab", buffering=0) as file:
         end = file.tell()
         try:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(line_of(head))
             os.fsync(file.fileno())
         except OSError:
             file.truncate(end)

@@ -16,16 +16,15 @@ import click
 from autoresearch.judging.rule import PRESETS
 from coordinator import main as program
 from coordinator import upkeep
+from coordinator.cli_backup import backup, restore
 from coordinator.cli_operator import COMMANDS as OPERATOR_COMMANDS
-from coordinator.cli_options import DATA
+from coordinator.cli_options import DATA, JSON
 from coordinator.cli_simulate import simulate
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import CoordinatorError
 from coordinator.policy import Canaries
 from coordinator.settings import Approval, Settings, Terms
 from coordinator.store import StoreError
-
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 
 
 class _Commands(click.Group):
@@ -187,4 +186,5 @@ def demo(report: Path | None, keep: bool, data_dir: Path, fresh: bool) -> None:
     sys.exit(show.run(DemoSettings(data_dir=data_dir, report=report, keep=keep, fresh=fresh)))
 
 
-main.add_command(simulate)
+for _command in (backup, restore, simulate):
+    main.add_command(_command)

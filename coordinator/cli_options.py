@@ -12,3 +12,4 @@ DATA = click.option(
     show_default=True,
     help="Folder of the swarm: keys, ledger, lineage, embedded store.",
 )
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")

@@ -20,7 +20,7 @@ from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Best
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
-from coordinator import branch, commits, settling
+from coordinator import branch, commits, settling, upgrading
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
 from coordinator.errors import OperatorError
 from coordinator.journal import Journal, Note
@@ -125,9 +125,7 @@ async def find(records: Records, coordinator_key: str) -> Swarm | None:
 
 def _check_known(swarm: Swarm, coordinator_key: str) -> None:
     if swarm.schema > SCHEMA:
-        raise OperatorError(
-            f"the store was written by a newer version (schema {swarm.schema}): upgrade this coordinator"
-        )
+        raise OperatorError(f"the swarm was begun by a newer version (schema {swarm.schema}): upgrade this coordinator")
     if swarm.coordinator_key != coordinator_key:
         raise OperatorError(
             "the store's swarm has another coordinator key: put its signing.key into the data folder, from a backup or "
@@ -149,6 +147,7 @@ async def begin(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], jour
     body = {**asdict(swarm), "commit": tip, "source_sha256": digest, "source": source, "files": others}
     operations: list[Operation] = [
         Put("meta", "swarm", swarm.to_bytes()),
+        upgrading.numbered(),
         Put("sources", digest, source.encode()),
         Put("fingerprints", normalised_fingerprint(source), settling.FIRST_PATCH),
         *settling.crowning(best),

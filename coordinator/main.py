@@ -28,7 +28,7 @@ from autoresearch.v1 import (
     patch_service_pb2,
     volunteer_service_pb2,
 )
-from coordinator import branch, genesis, keys, listening, redis_store, tokens
+from coordinator import branch, genesis, keys, listening, redis_store, tokens, upgrading
 from coordinator.app import App
 from coordinator.checkpoints import Checkpoints
 from coordinator.confirming import Confirmer
@@ -128,6 +128,7 @@ async def running(
     """
     settings = replace(settings, data_dir=settings.data_dir.absolute())  # git works in folders of its own
     _make_folder(settings.data_dir)
+    await asyncio.to_thread(upgrading.upgrade_folder, settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.store or await _embedded(settings.data_dir, stack, tell)
         store = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)
@@ -257,7 +258,8 @@ async def _lead(
     tell: Callable[[str], None],
     ended: asyncio.Event,
 ) -> asyncio.Event:
-    """Waits for the lead, and keeps it until the stack unwinds; returns what is set when it is lost."""
+    """Waits for the lead, and keeps it until the stack unwinds; brings the store up. Returns what is set when it is
+    lost."""
     lead = Lead(store, _token(), f"the coordinator in {settings.data_dir} on {socket.gethostname()}")
     records = Records(store)
     mirror = branch.Mirror(records, settings.data_dir / LINEAGE)
@@ -272,6 +274,7 @@ async def _lead(
         raise EndedError
     stack.push_async_callback(lead.leave)
     await _background(lead.keep(), stack)
+    await upgrading.upgrade_store(store)
     return lead.lost
 
 

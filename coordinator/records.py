@@ -34,7 +34,7 @@ from coordinator.store import Holds, Store, StoreError
 
 R = TypeVar("R", bound=Record)
 LISTS_KEPT = 5_000  # lists of records kept in memory, most of a few hundred bytes: the open patches of a large swarm
-SCHEMA = 1  # of the store's content; a newer one is refused
+SCHEMA = 1  # of the ledger, named by its first entry; a newer one is refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ Tables (id -> JSON unless said otherwise)
     sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best,
                                                                 "followed" -> ledger entries that were followed up,
                                                                 "trust" -> ledger entry that last changed what counts
-                                                                "paused" -> why
+                                                                "paused" -> why, "schema" -> number (see `upgrading`)
     lead         "sign" -> Sign of life of the coordinator that leads, "epoch" -> its number
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output

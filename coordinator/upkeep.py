@@ -11,7 +11,7 @@ from pathlib import Path
 
 from autoresearch.judging.auditing import Audited, Auditor
 from autoresearch.judging.ledger import LedgerError
-from coordinator import redis_store
+from coordinator import redis_store, upgrading
 from coordinator.archive import Archive
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
@@ -30,6 +30,7 @@ def verify(data_dir: Path) -> Audited:
     Raises:
         OperatorError: names the first thing that is wrong.
     """
+    upgrading.check_folder(data_dir)
     return Archive(data_dir).verified()
 
 
@@ -40,6 +41,7 @@ def rebuild(data_dir: Path, store_url: str, tell: Callable[[str], None]) -> Rebu
         OperatorError, StoreError: there is something already, the ledger does not hold, or a disk is full.
     """
     data_dir = data_dir.absolute()
+    upgrading.check_folder(data_dir)
     if not (data_dir / LEDGER).is_file():
         raise OperatorError(f"there is no ledger in {data_dir}: put its files there, all of one copy")
     for place in (data_dir / LINEAGE, *([] if store_url else [data_dir / "store"])):
@@ -72,6 +74,7 @@ def export(data_dir: Path, out: Path) -> dict[str, int]:
         raise OperatorError("tables need pyarrow: pip install 'autoresearch-swarm[analysis]'") from error
     if out.exists():
         raise OperatorError(f"{out} is there already: name a new folder")
+    upgrading.check_folder(data_dir)
     archive = Archive(data_dir)
     try:
         return tables.write(archive.lines(), out, Auditor(archive.heads()))

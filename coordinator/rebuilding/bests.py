@@ -64,6 +64,11 @@ def rollback(made: Made, entry: Entry) -> Sequence[Operation]:
     return _crown(made, best, body["source"], trailers)
 
 
+def restoration(_made: Made, _entry: Entry) -> Sequence[Operation]:
+    """The ledger was cut off here once: what was made until here stays."""
+    return []
+
+
 def _best(made: Made, entry: Entry, patch_id: str, author_name: str) -> Best:
     body = entry.body
     return Best(

@@ -10,6 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from autoresearch.judging.ledger import Entry
+from coordinator import upgrading
 from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
 from coordinator.lineage import LineageError
@@ -64,7 +65,7 @@ class Rebuilder:
         counts = [Bump("orders_made", line, count) for line, count in sorted(made.orders.items())]
         self._note(*counts, Put("meta", "followed", str(made.followed()).encode()))
         await self._flush()
-        await self._store.apply(Change((), (Put("meta", "swarm", made.swarm.to_bytes()),)))
+        await self._store.apply(Change((), (Put("meta", "swarm", made.swarm.to_bytes()), upgrading.numbered())))
         best = made.bests[-1]
         return Rebuilt(
             made.swarm.swarm_id, made.length, best.generation, best.commit, len(made.patches), made.results
@@ -132,6 +133,7 @@ _TAKE: Mapping[str, Callable[[Made, Entry], Sequence[Operation]]] = {
     "reinstatement": believing.reinstatement,
     "proposal": believing.proposal,
     "rollback": bests.rollback,
+    "restoration": bests.restoration,
     "instruction": people.instruction,
     "rotation": people.rotation,
 }

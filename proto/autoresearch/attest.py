@@ -13,7 +13,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from autoresearch import envelope, instructing, succession
+from autoresearch import checkpoint, envelope, instructing, succession
+from autoresearch.checkpoint import CheckpointError
 from autoresearch.digest import key_id, sha256_hex
 from autoresearch.envelope import EnvelopeError, Verified
 from autoresearch.hardware import hardware_class, setting
@@ -177,6 +178,20 @@ class Attestations:
         _same("source", sha256_hex(body["source"].encode()), body["source_sha256"])
         self._bests.add(body["source_sha256"])
 
+    def _restoration(self, body: Mapping[str, Any]) -> None:
+        """The ledger was cut off here, after more was signed for."""
+        _same("kept", self._taken, body["kept"])
+        if not body["forsaken"] > body["kept"]:
+            raise AttestError("it gives up nothing")
+        if body["forsaken_checkpoint"]:
+            signed = b64decode(body["forsaken_checkpoint"], validate=True)
+            try:
+                head = checkpoint.read(signed, self.swarm_id, self.coordinator_id)
+            except CheckpointError as error:
+                raise AttestError(f"its checkpoint does not hold: {error}") from error
+            if not body["kept"] < head.size <= body["forsaken"]:
+                raise AttestError(f"its checkpoint is of {head.size} entries, which were not given up")
+
     def _result(self, body: Mapping[str, Any]) -> None:
         result, verified = envelope.open_as(_unpacked(body), envelope.RESULT, Result)
         self._addressed(result.swarm_id, verified, body["identity_id"])
@@ -265,4 +280,5 @@ _CHECKS: Mapping[str, Callable[[Attestations, Mapping[str, Any]], None]] = {
     "instruction": Attestations._instruction,
     "rotation": Attestations._rotation,
     "result": Attestations._result,
+    "restoration": Attestations._restoration,
 }

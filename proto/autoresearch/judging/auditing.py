@@ -61,6 +61,8 @@ class Auditor:
             raise LedgerError(entry.seq, str(error)) from error
         if not entry.seq:
             self._check_owner()
+        if entry.kind == "restoration":
+            self._check_cut(entry)
         self._recompute(entry)
         self._head = head
         self._leaves.append(leaf_hash(line))
@@ -74,6 +76,11 @@ class Auditor:
             raise LedgerError(
                 0, f"it is the ledger of the coordinator {self._signed.coordinator_id}, not of {self._coordinator_id}"
             )
+
+    def _check_cut(self, entry: Entry) -> None:
+        self._grow()
+        if entry.body["root"] != self._tree.root.hex():
+            raise LedgerError(entry.seq, "what it says was kept is not what stands before it")
 
     def _recompute(self, entry: Entry) -> None:
         if self.replay is None:

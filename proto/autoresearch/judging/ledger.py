@@ -17,7 +17,7 @@ from autoresearch.judging.model import encode
 FIRST = "0" * 64
 KINDS = (
     "genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal", "quarantine", "reinstatement",
-    "proposal", "rollback", "instruction", "rotation",
+    "proposal", "rollback", "instruction", "rotation", "restoration",
 )  # fmt: skip
 
 _TYPES = {"seq": int, "prev": str, "at_ms": int, "kind": str, "body": dict}

@@ -131,7 +131,7 @@ class Replay:
         created = entry.body["created_at_ms"]
         self.lineage = [Best(0, entry.body["commit"], entry.body["source_sha256"], "", "", "", created, 0, entry.seq)]
 
-    def _identity(self, entry: Entry) -> None:
+    def _nothing(self, entry: Entry) -> None:
         """Nothing follows from it."""
 
     def _patch(self, entry: Entry) -> None:
@@ -436,8 +436,9 @@ def _short(value: object) -> str:
 
 _TAKE: Mapping[str, Callable[[Replay, Entry], None]] = {
     "genesis": Replay._genesis,
-    "identity": Replay._identity,
-    "rotation": Replay._identity,
+    "identity": Replay._nothing,
+    "rotation": Replay._nothing,
+    "restoration": Replay._nothing,
     "patch": Replay._patch,
     "result": Replay._result,
     "verdict": Replay._verdict,

@@ -70,6 +70,14 @@ class TestResiduals:
         by_name = {own.identity: own.gain_bpb for own in found}
         assert by_name == pytest.approx({"ann": -0.003, "bob": -0.003, "zed": 0.006})
 
+    def test_where_the_others_contradict_each_other_nobody_looks_odd(self) -> None:
+        """A ring's member among those whom an honest identity is measured against says nothing about that one."""
+        liar, ann, bob = ran("zed", gain_bpb=0.006), ran("ann", gain_bpb=-0.008), ran("bob", gain_bpb=-0.008)
+        own = deviations([r for r in residuals([liar, ann, bob], SIGMA, "b", DEFAULT) if r.identity == "ann"], SIGMA)
+        assert max(bias_votes(own, -1.0)) < 0.2
+        found = deviations([r for r in residuals([liar, ann, bob], SIGMA, "b", DEFAULT) if r.identity == "zed"], SIGMA)
+        assert min(bias_votes(found, 1.0)) > 1.9  # the two agree, so that the liar does
+
     def test_ones_own_second_machine_is_no_witness(self) -> None:
         lone = [ran("zed", gain_bpb=0.012), Row("zed", "m2", "A100", (0.9,), (1.0,)), ran("ann")]
         assert residuals(lone, SIGMA, "base", DEFAULT) == ()

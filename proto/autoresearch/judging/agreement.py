@@ -7,7 +7,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from autoresearch.judging.evidence import Row, moments, paired
+from autoresearch.judging.evidence import Pair, Row, moments, paired
 from autoresearch.judging.rule import Rule
 
 CLASS_SPREAD = 0.4  # sd of a patch's effect between hardware classes, as a share of the effect
@@ -44,7 +44,8 @@ def residuals(
     """What a decided patch says about those who ran it, each against at least two believed others.
 
     Those in quarantine are measured too, so that they can come back, but nobody is measured against them.
-    extra_variance: of the others' pooled gain, and of classes that honestly differ (40 % of the effect).
+    extra_variance: of the others' pooled gain, of classes that honestly differ (40 % of the effect), and of the others
+    among themselves: where one of them lies, their mean says little about anybody.
 
     Raises:
         EvidenceError: `sigma` lacks a class that has a finished pair.
@@ -57,7 +58,8 @@ def residuals(
             continue
         information, score = moments([pair for _, pair in others])
         expected_bpb = score / information
-        extra = 1.0 / information + (CLASS_SPREAD * expected_bpb) ** 2
+        disagreement = between([pair for _, pair in others], expected_bpb)
+        extra = 1.0 / information + (CLASS_SPREAD * expected_bpb) ** 2 + disagreement
         measured += [
             Residual(
                 identity, row.machine, row.hardware_class, base, pair.gain_bpb - expected_bpb, len(row.baseline), extra
@@ -66,6 +68,17 @@ def residuals(
             if row.identity == identity
         ]
     return tuple(sorted(measured))
+
+
+def between(pairs: Sequence[Pair], mean_bpb: float) -> float:
+    """Variance of what several identities measured beyond what their noise explains (DerSimonian and Laird 1986), as
+    far as it makes their mean uncertain and one more of them different."""
+    weights = [1.0 / pair.variance for pair in pairs]
+    total, squares = math.fsum(weights), math.fsum(weight * weight for weight in weights)
+    if len(pairs) < 2:
+        return 0.0
+    excess = math.fsum((pair.gain_bpb - mean_bpb) ** 2 / pair.variance for pair in pairs) - (len(pairs) - 1)
+    return max(0.0, excess / (total - squares / total)) * (1.0 + squares / (total * total))
 
 
 def deviations(residuals: Iterable[Residual], sigma: Mapping[str, float]) -> tuple[Deviation, ...]:

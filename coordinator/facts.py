@@ -16,6 +16,7 @@ class PatchFacts:
     submitted_at_ms: int
     parked: bool = False  # else open
     doubted: bool = False  # one identity saw it crash or fail its exam; another one's word settles it
+    disputed: bool = False  # identities contradict each other: see `disputes`
     decided_at_ms: int = 0  # last parked
     log_odds: float = 0.0
     gain_bpb: float | None = None  # what to expect of it, shrunk; None before the first pair

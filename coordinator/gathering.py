@@ -11,6 +11,7 @@ from typing import Any
 from autoresearch.judging.model import Patch, Trial
 from autoresearch.judging.periods import FAILED, periods
 from autoresearch.judging.rule import Rule
+from coordinator.disputes import Voice, disputed
 from coordinator.facts import BaseFacts, KnownLoss, Lease, PatchFacts
 from coordinator.policy import Policy
 
@@ -18,6 +19,7 @@ from coordinator.policy import Policy
 def patch_facts(patch: Patch, trials: Sequence[Trial], leased: Iterable[Lease]) -> PatchFacts:
     """What is known of an undecided patch. `leased`: its trials under way."""
     decision: Mapping[str, Any] = patch.decision or {}
+    voted = [vote for vote in decision.get("votes", ()) if vote["gain_bpb"] is not None]
     heard = [trial for trial in trials if not trial.disturbed]
     crashed = {trial.hardware_class for trial in heard if trial.outcome in FAILED}
     finished = {trial.hardware_class for trial in heard if trial.outcome == "completed"}
@@ -28,13 +30,12 @@ def patch_facts(patch: Patch, trials: Sequence[Trial], leased: Iterable[Lease]) 
         submitted_at_ms=patch.submitted_at_ms,
         parked=patch.verdict == "parked",
         doubted=patch.verdict == "parked" and bool(decision.get("doubts")),
+        disputed=disputed([Voice(vote["gain_bpb"], vote["sd_bpb"]) for vote in voted]),
         decided_at_ms=patch.decided_at_ms,
         log_odds=decision.get("log_odds", 0.0),
         gain_bpb=decision.get("shrunk_gain_bpb"),
         runs=Counter(trial.identity_id for trial in trials),
-        votes={
-            vote["identity"]: vote["log_odds"] for vote in decision.get("votes", ()) if vote["gain_bpb"] is not None
-        },
+        votes={vote["identity"]: vote["log_odds"] for vote in voted},
         trials=len(heard),
         classes=frozenset(decision.get("classes", ())),
         doubtful=frozenset(crashed - finished),

@@ -7,11 +7,13 @@ of patches. Rules (statistics.md of the design, sections 5 and 6), the first tha
 
 1. a machine that fails on what others run gets nothing; one in quarantine one uncounted trial an hour
 2. soon after a promotion, the new best on a machine that measured the old one: that is its audit
-3. the open patch that is worth most, authors taking turns (`turns`, `worth`): evidence first, then fresh ones; one
+3. a parked patch about which identities contradict each other (`disputes`), for another one on a quiet card to say
+   who is right: so liars are found, and nobody honest stands against two of them
+4. the open patch that is worth most, authors taking turns (`turns`, `worth`): evidence first, then fresh ones; one
    that its identity has voted on already only when there is no other
-4. a patch that somebody saw crash or fail its exam, for another identity to say so too
-5. the best, if this machine has not measured it
-6. a parked patch that is worth a second look and has rested
+5. a patch that somebody saw crash or fail its exam, for another identity to say so too
+6. the best, if this machine has not measured it
+7. a parked patch that is worth a second look and has rested
 
 A base is measured before a patch on it, and again when the baselines are stale. Now and then a trial with a known
 answer takes a candidate's place. An author's machines never run the author's patch; an unknown author's is run first by
@@ -22,7 +24,6 @@ Left out: what a trial's result means (`verdict`, `trust`), and handing out (`sc
 """
 
 import enum
-from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -33,6 +34,7 @@ from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
 from coordinator.policy import DEFAULT_POLICY, Policy
 from coordinator.turns import Turns
+from coordinator.waiting import Waiting
 from coordinator.worth import Worth, wanted, worth
 
 LOOKED_AT = 256  # patches looked through for the reason why there is nothing to run
@@ -79,9 +81,8 @@ class Planner:
         self._patches: dict[str, PatchFacts] = {}
         self._fleet = Fleet(policy)
         self._turns = Turns(policy.turn_patches)
-        self._worth: dict[str, Worth] = {}  # of open patches with evidence
-        self._doubts: list[tuple[int, str]] = []  # submitted at, patch id
-        self._parked: list[tuple[float, int, str]] = []  # minus worth, submitted at, patch id
+        self._worth: dict[str, Worth] = {}  # of patches with evidence
+        self._waiting = Waiting()  # parked and doubted ones
         self._open_by: dict[str, int] = {}  # author -> open patches
         # Open patches that look good and lack no class, which noisy cards leave to others: how many cannot take it.
         self._for_quiet: dict[str, int] = {}
@@ -116,10 +117,8 @@ class Planner:
         facts = self._patches.pop(patch_id, None)
         if facts is None:
             return
-        if facts.doubted:
-            _remove(self._doubts, (facts.submitted_at_ms, patch_id))
-        elif facts.parked:
-            _remove(self._parked, (-self._worth.pop(patch_id).per_run, facts.submitted_at_ms, patch_id))
+        if facts.doubted or facts.parked:
+            self._waiting.drop(facts, self._worth.pop(patch_id).per_run)
         else:
             self._turns.drop(patch_id)
             self._worth.pop(patch_id, None)
@@ -195,7 +194,8 @@ class Planner:
             return self._for_quarantined(asker, now_ms)
         if self._audits(asker, now_ms):
             return Choice(Kind.BASELINE, base_sha256=self._best)
-        found = self._open_patch(asker) or self._doubted_patch(asker)
+        found = None if asker.is_noisy else self._waits_for_a_voice(self._waiting.disputes, asker)
+        found = found or self._open_patch(asker) or self._waits_for_a_voice(self._waiting.doubts, asker)
         if found is None and asker.baselines(self._best) is Baselines.NEEDED:
             return Choice(Kind.BASELINE, base_sha256=self._best)
         found = found or self._second_look_at(asker, now_ms)
@@ -249,11 +249,8 @@ class Planner:
 
     def _list(self, facts: PatchFacts) -> None:
         """A patch that waits behind the open ones."""
-        if facts.doubted:
-            insort(self._doubts, (facts.submitted_at_ms, facts.patch_id))
-            return
         own = self._worth[facts.patch_id] = worth(facts.log_odds, facts.gain_bpb, self._rule, self._policy)
-        insort(self._parked, (-own.per_run, facts.submitted_at_ms, facts.patch_id))
+        self._waiting.put(facts, own.per_run)
 
     def _open_patch(self, asker: Asker) -> PatchFacts | None:
         """The open patch to run: the first in turn or, among those nearly as good, one that this machine suits."""
@@ -283,8 +280,9 @@ class Planner:
 
     # --- what waits behind the open patches ---
 
-    def _doubted_patch(self, asker: Asker) -> PatchFacts | None:
-        for _, patch_id in self._doubts:
+    def _waits_for_a_voice(self, listed: Iterable[tuple[int, str]], asker: Asker) -> PatchFacts | None:
+        """The first of these patches that another identity's word would settle, and that this one may give."""
+        for _, patch_id in listed:
             facts = self._patches[patch_id]
             if asker.identity in facts.heard or asker.identity == facts.author_id or self._free(facts) <= 0:
                 continue
@@ -294,7 +292,7 @@ class Planner:
 
     def _second_look_at(self, asker: Asker, now_ms: int) -> PatchFacts | None:
         rested = now_ms - self._policy.resume_after_ms
-        for minus_worth, _, patch_id in self._parked[:SECOND_LOOKS]:
+        for minus_worth, _, patch_id in self._waiting.parked[:SECOND_LOOKS]:
             if -minus_worth < self._second_look:
                 break
             facts = self._patches[patch_id]
@@ -324,7 +322,7 @@ class Planner:
     def _suspect(self, asker: Asker, base: str) -> PatchFacts | None:
         """The parked patch on this base that looks worst, if this identity can confirm it."""
         least = self._policy.known_answer_deltas * self._rule.delta_bpb
-        for _, _, patch_id in reversed(self._parked[-SECOND_LOOKS:]):
+        for _, _, patch_id in reversed(self._waiting.parked[-SECOND_LOOKS:]):
             facts = self._patches[patch_id]
             if facts.base_sha256 != base or facts.gain_bpb is None or facts.gain_bpb > -least:
                 continue
@@ -364,7 +362,3 @@ def _run(facts: PatchFacts) -> Choice:
 
 def _nothing(why: Why) -> Choice:
     return Choice(Kind.NOTHING, why=why)
-
-
-def _remove(listed: list, item: tuple) -> None:  # type: ignore[type-arg]  # sorted, of either kind
-    del listed[bisect_left(listed, item)]

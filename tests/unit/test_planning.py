@@ -99,6 +99,7 @@ def patches(draw: st.DrawFn, patch_id: str) -> PatchFacts:
         submitted_at_ms=draw(st.integers(0, 3)),
         parked=parked,
         doubted=parked and draw(st.booleans()),
+        disputed=draw(st.booleans()),
         decided_at_ms=draw(st.sampled_from([0, NOW - HOUR_MS, NOW])),
         log_odds=math.fsum(votes.values()),
         gain_bpb=draw(st.floats(-0.03, 0.03)) if votes else None,
@@ -511,6 +512,19 @@ def test_the_last_votes_are_left_to_the_classes_that_are_missing() -> None:
     assert chosen(planner, "bea's") == "p"  # nobody is there for that class: a vote is better than none
     planner.put_patch(voted("p", {"dan": 1.7, "eve": 1.7, "fay": 1.7}, ("H100", "4090")))
     assert chosen(planner, "bea's") == "ENOUGH"  # only the class is missing
+
+
+def test_a_dispute_comes_first_on_quiet_cards_of_others() -> None:
+    disputed = voted("disputed", {"dan": 1.7, "eve": -2.9}, parked=True, disputed=True)
+    fleet = [a_machine("bea", device="3060"), a_machine("cyd"), a_machine("dan"), a_machine("fay")]
+    planner = a_planner([disputed, a_patch("fresh")], fleet)
+    assert chosen(planner, "cyd's") == "disputed"
+    assert chosen(planner, "dan's") == "fresh"  # its word is known
+    assert chosen(planner, "bea's") != "disputed"
+    planner.put_patch(replace(disputed, leased=(("cyd", "H100"),)))
+    assert chosen(planner, "fay's") == "fresh"  # one voice at a time
+    planner.put_patch(replace(disputed, disputed=False))
+    assert chosen(planner, "fay's") == "fresh"
 
 
 def test_one_that_is_ahead_but_crashed_on_a_class_waits_for_that_class() -> None:

@@ -48,7 +48,7 @@ PURE = {
     "coordinator": names("""
         accepting access admission admission_errors bases changes commits eligibility errors facts fleet gathering
         leasing planning policy refusals session settling store turns unified_diff views worth
-        crowd doubting inspection ordering quotas tokens
+        crowd disputes doubting inspection ordering quotas tokens waiting
     """),
     "trainer": names("batches disturbance peaks source"),
     "volunteer": names("""

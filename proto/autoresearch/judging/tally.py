@@ -35,6 +35,14 @@ class Witness:
     vote: float | None = None
     guards: dict[str, float] = field(default_factory=dict)  # per class with a pair, the vote for "worse by guard_delta"
 
+    @property
+    def gained(self) -> tuple[float, float] | None:
+        """The gain of all its pairs, and its standard deviation; None where it only saw the patch crash or fail."""
+        if self.moments is None:
+            return None
+        information, score = self.moments
+        return score / information, information**-0.5
+
 
 @dataclass(slots=True)
 class ClassTally:

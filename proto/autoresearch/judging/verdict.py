@@ -282,10 +282,8 @@ def _without(witness: Witness, counts: Counts, classes: Mapping[str, ClassTally]
 
 
 def _vote(witness: Witness, log_odds: float) -> Vote:
-    if witness.moments is None:
-        return Vote(witness.identity, log_odds, None, None)
-    information, score = witness.moments
-    return Vote(witness.identity, log_odds, score / information, information**-0.5)
+    gained = witness.gained
+    return Vote(witness.identity, log_odds, *((None, None) if gained is None else gained))
 
 
 def _doubts(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], counts: Counts) -> tuple[str, ...]:

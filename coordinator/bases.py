@@ -2,14 +2,15 @@
 
 Every machine measures a base before it measures a patch on it. In a large swarm, which promotes often, too much
 electricity would go into baselines: with 64 machines a base that rests for twelve trials brings 10 to 20 % more gain,
-with 16 it makes no difference (simulated). The best itself moves at once: winners are merged onto it.
+with 16 it brings 4 % in the first 2,000 trials (simulated: 63.0 thousandths of a bit per byte instead of 60.6, 40
+campaigns of each, standard error 1.1). The best itself moves at once: winners are merged onto it.
 """
 
 from collections.abc import Sequence
 
 from autoresearch.judging.model import Best
 
-FEW_MACHINES = 16  # with no more than these the newest best is the base
+FEW_MACHINES = 8  # with no more than these the newest best is the base
 REST_TRIALS = 12  # a base rests for as long as a machine needs for so many trials
 
 

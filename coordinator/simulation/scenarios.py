@@ -8,7 +8,8 @@ from autoresearch.judging.rule import PRESETS, Rule, RuleError
 from coordinator.errors import OperatorError
 from coordinator.simulation.campaign import Campaign, Outcome
 from coordinator.simulation.rivals import alone, lower_wins, t_test
-from coordinator.simulation.swarm import Course, Swarm
+from coordinator.simulation.state import Course
+from coordinator.simulation.swarm import Swarm
 from coordinator.simulation.world import World
 
 TWO_DAYS_TRIALS = 48 * 12 * 16  # 48 hours of 16 machines

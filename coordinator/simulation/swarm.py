@@ -6,26 +6,26 @@ as fast as patches are wanted, merges that sometimes fail. What the coordinator 
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from autoresearch.judging import noise
+from autoresearch.judging.agreement import FEWEST_OTHERS
 from autoresearch.judging.audit import audit
 from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import Row, robust_mean, shrunk
-from autoresearch.judging.periods import BASELINE_LIFE_MS
 from autoresearch.judging.reputation import Reputations
-from autoresearch.judging.rule import DEFAULT, Rule
 from autoresearch.judging.spans import ENOUGH_IDENTITIES
 from autoresearch.judging.tally import REPORTS_FOR_A_FACT
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer
 from autoresearch.judging.verdict import Verdict, judge, weigh
 from coordinator.bases import FEW_MACHINES, REST_TRIALS
-from coordinator.facts import BaseFacts, KnownLoss, MachineFacts, PatchFacts
+from coordinator.disputes import Voice, disputed
+from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
 from coordinator.planning import Choice, Kind, Planner
-from coordinator.policy import DEFAULT_POLICY, Policy
 from coordinator.simulation.campaign import Campaign, Version
 from coordinator.simulation.people import Person
-from coordinator.simulation.world import Effect, Gains, added
+from coordinator.simulation.state import Bench, Benches, Course, Tested
+from coordinator.simulation.world import USEFUL, Effect, Gains, added, mean_gain
 
 TRIAL_MS = 300_000  # five minutes
 AUTHORS = 40  # who take turns in submitting; none of them a volunteer, but for a ring
@@ -33,56 +33,6 @@ PARKED_KEPT = 100  # parked patches that the planner still knows
 NOISE_BASES = 8  # as the coordinator: repeats on that many bests
 BURST_AT_TRIALS = 192  # an hour after the start
 ENDED = frozenset(Verdict) - {Verdict.OPEN, Verdict.PARKED}
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """How a swarm decides."""
-
-    rule: Rule = DEFAULT
-    policy: Policy = DEFAULT_POLICY
-    watch: bool = True  # whom to believe
-    audits: bool = True
-    rest_trials: int | None = None  # that the base of new patches rests for; None: as in a real swarm
-
-
-@dataclass(slots=True)
-class Tested:
-    """A patch under test."""
-
-    patch_id: str
-    author: str
-    effect: Effect
-    from_ring: bool
-    base: Version
-    submitted_at_ms: int
-    case: Case
-    verdict: Verdict = Verdict.OPEN
-    runs: dict[str, int] = field(default_factory=dict)
-    leased: tuple[tuple[str, str], ...] = ()
-    numbers: dict[tuple[str, int], list[float]] = field(default_factory=dict)  # identity, period -> val_bpb
-    crashes: dict[str, int] = field(default_factory=dict)
-    excluded: dict[str, list[tuple[object, Row]]] = field(default_factory=dict)
-    decided_at_ms: int = 0
-    noise_age: int = 0  # which estimate of the noise its case was weighed by
-
-
-@dataclass(slots=True)
-class Bench:
-    """What a machine measured on one base."""
-
-    periods: list[tuple[int, list[float]]] = field(default_factory=list)  # begin, val_bpb
-    runs: int = 0  # candidates in the last period
-    failed: int = 0
-    leased: int = 0
-    patches: set[str] = field(default_factory=set)  # undecided, run here
-
-    def facts(self) -> BaseFacts:
-        """As the planner knows it."""
-        if not self.periods:
-            return BaseFacts(failed=self.failed, leased=self.leased, runs=self.runs)
-        begin, numbers = self.periods[-1]
-        return BaseFacts(len(numbers), begin + BASELINE_LIFE_MS, self.runs, self.failed, True, self.leased)
 
 
 class Swarm:
@@ -112,13 +62,13 @@ class Swarm:
         self._parked: dict[str, None] = {}
         self._fresh = self._submitted = 0
         self.tested_of: Counter[str] = Counter()  # patches by author
-        self._benches: dict[str, dict[str, Bench]] = {}
+        self._classes = [card.name for card in world.cards]
+        self._benches = Benches(campaign.people.everybody, self._classes)
         self._known: dict[str, tuple[KnownLoss, Effect]] = {}
         self._audits: list[tuple[Version, Version, int]] = []  # old, new, promotions before the new one
         self._bursting = world.burst
         self._now_ms = 0
-        for person in campaign.people.everybody:
-            self._benches[person.name] = {}
+        self._planned_for: set[str] = set()  # machines
 
     @property
     def quarantined(self) -> list[str]:
@@ -132,7 +82,7 @@ class Swarm:
         under_test = {own.base.name for own in self._patches.values() if own.verdict is Verdict.OPEN}
         self._live = under_test | {self._base.name, self._before.name}
         running = []
-        for person in self.campaign.people.at_work():
+        for person in self._at_work():
             choice = self._choose(person)
             if choice.kind is not Kind.NOTHING:
                 running.append((person, choice))
@@ -188,15 +138,23 @@ class Swarm:
             self._fresh += 1
         self._tell_patch(own)
 
+    def _at_work(self) -> list[Person]:
+        """Who asks for a trial. The planner forgets who left, as it forgets silent machines."""
+        here = self.campaign.people.at_work()
+        names = {person.name for person in here}
+        for name in self._planned_for - names:
+            self._planner.drop_machine(name)
+        self._planned_for = names
+        return here
+
     def _choose(self, person: Person) -> Choice:
-        benches = self._benches[person.name]
-        facts = {base: benches[base].facts() for base in self._live if base in benches}
-        name = self.campaign.world.cards[person.card].name
-        self._planner.put_machine(MachineFacts(person.name, person.name, name, facts, self._now_ms))
+        facts = self._benches.facts(person.name, self._live)
+        hardware_class = self._classes[person.card]
+        self._planner.put_machine(MachineFacts(person.name, person.name, hardware_class, facts, self._now_ms))
         return self._planner.choose(person.name, self._now_ms, float(self.campaign.rng.random()))
 
     def _bench(self, person: Person, base: str) -> Bench:
-        return self._benches[person.name].setdefault(base, Bench())
+        return self._benches.at(person.name, base)
 
     def _lease(self, person: Person, choice: Choice) -> None:
         if choice.kind is Kind.BASELINE:
@@ -207,7 +165,7 @@ class Swarm:
                 self.campaign.tested[own.effect.kind] += 1
                 self.tested_of[own.author] += 1
                 self._fresh -= own.author != "burst"
-            own.leased = (*own.leased, (person.name, self.campaign.world.cards[person.card].name))
+            own.leased = (*own.leased, (person.name, self._classes[person.card]))
             known = self._planner.patch(own.patch_id)
             assert known is not None
             self._planner.put_patch(replace(known, leased=own.leased))
@@ -223,10 +181,7 @@ class Swarm:
         if number is None:
             bench.failed += 1
             return {}
-        if not bench.periods or self._now_ms >= bench.periods[-1][0] + BASELINE_LIFE_MS:
-            bench.periods.append((self._now_ms, []))
-            bench.runs = 0
-        bench.periods[-1][1].append(number)
+        bench.take(number, self._now_ms)
         touched: dict[str, None] = {}
         for patch_id in sorted(bench.patches):
             own = self._patches.get(patch_id)
@@ -238,7 +193,7 @@ class Swarm:
     def _run_candidate(self, person: Person, choice: Choice) -> dict[str, None]:
         campaign, own = self.campaign, self._patches[choice.patch_id]
         campaign.spend(own.effect.kind)
-        name = campaign.world.cards[person.card].name
+        name = self._classes[person.card]
         own.leased = tuple(lease for lease in own.leased if lease != (person.name, name))
         own.runs[person.name] = own.runs.get(person.name, 0) + 1
         bench = self._bench(person, own.base.name)
@@ -263,7 +218,7 @@ class Swarm:
         row = Row(
             identity=person.name,
             machine=person.name,
-            hardware_class=self.campaign.world.cards[person.card].name,
+            hardware_class=self._classes[person.card],
             candidate=tuple(own.numbers.get((person.name, period), ())),
             baseline=tuple(bench.periods[period][1]) if period >= 0 else (),
             crashes=own.crashes.get(person.name, 0) if period == first else 0,
@@ -289,7 +244,7 @@ class Swarm:
             return
         baselines = bench.periods[-1][1]
         gain_bpb = sum(baselines) / len(baselines) - number
-        noise_bpb = self._noise[campaign.world.cards[person.card].name]
+        noise_bpb = self._noise[self._classes[person.card]]
         if self._course.watch:
             answer = KnownAnswer(gain_bpb, len(baselines), noise_bpb, loss.effect_bpb)
             self._reputations.answered(person.name, answer)
@@ -307,6 +262,7 @@ class Swarm:
         tallies = case.classes()
         doubtful = frozenset(name for name, tally in tallies.items() if tally.doubtful())
         parked = own.verdict is Verdict.PARKED
+        voiced = [gained for witness in case.witnesses() if (gained := witness.gained) is not None]
         self._planner.put_patch(
             PatchFacts(
                 patch_id=own.patch_id,
@@ -315,6 +271,7 @@ class Swarm:
                 submitted_at_ms=own.submitted_at_ms,
                 parked=parked,
                 doubted=parked and bool(doubtful),
+                disputed=disputed([Voice(*gained) for gained in voiced]),
                 decided_at_ms=own.decided_at_ms,
                 log_odds=counts.log_odds,
                 gain_bpb=gain_bpb,
@@ -345,7 +302,9 @@ class Swarm:
             self._end(own)
             return
         self._tell_patch(own)
-        if verdict is Verdict.PARKED:
+        if verdict is Verdict.OPEN:
+            self._take_back(own)
+        elif verdict is Verdict.PARKED:
             self._parked[patch_id] = None
             if not own.leased:
                 self._report(own)
@@ -365,15 +324,20 @@ class Swarm:
         self._parked.pop(own.patch_id, None)
         del self._patches[own.patch_id]
         for identity in own.runs:
-            bench = self._benches[identity].get(own.base.name)
-            if bench is not None:
-                bench.patches.discard(own.patch_id)
+            self._benches.forget(identity, own.base.name, own.patch_id)
 
     def _report(self, own: Tested) -> None:
         """What the patch says about those who ran it."""
-        rows = [*own.case.every_row(), *(row for some in own.excluded.values() for _, row in some)]
-        if self._course.watch and len({row.identity for row in rows}) > REPORTS_FOR_A_FACT:
-            self._reputations.add(DecidedPatch(own.base.name, tuple(rows), self._noise, self._rule))
+        self._take_back(own)
+        rows = own.every_row()
+        if self._course.watch and len({row.identity for row in rows}) > FEWEST_OTHERS:
+            own.reported = self._reputations.add(DecidedPatch(own.base.name, tuple(rows), self._noise, self._rule))
+
+    def _take_back(self, own: Tested) -> None:
+        """An open patch says nothing about those who ran it; a decided one, what it said last."""
+        if own.reported >= 0:
+            self._reputations.take_back(own.reported)
+            own.reported = -1
 
     def _learn(self, own: Tested) -> None:
         """A patch that is known to lose tells later who runs what it is sent; as `gathering.known_loss` knows it."""
@@ -396,8 +360,18 @@ class Swarm:
         if own.base is not campaign.head:
             gains = campaign.nature.moved(own.effect.gains)
         if gains is not None:
-            head = campaign.promote(own.effect.kind, gains)
+            head = campaign.promote(self._kind(own.effect), gains)
             self._versions[head.name] = head
+
+    def _kind(self, effect: Effect) -> str:
+        """What the patch does for the fleet: where classes are unlike, one that was drawn to harm may help, and one
+        that was drawn to help may harm."""
+        if effect.kind not in USEFUL | {"harm"}:
+            return effect.kind
+        helps = mean_gain(effect.gains, self.campaign.world.cards) > 0.0
+        if helps == (effect.kind in USEFUL):
+            return effect.kind
+        return "small" if helps else "harm"
 
     def _review(self) -> None:
         if not self._course.watch:
@@ -410,24 +384,12 @@ class Swarm:
         for change in changes:
             for own in self._patches.values():
                 if change.identity in own.runs:
-                    self._count_or_not(own, change.identity, held=change.quarantine is not None)
+                    (own.let_in if change.quarantine is None else own.keep_out)(change.identity)
                     touched[own.patch_id] = None
         for patch_id in touched:
             self._judge(patch_id)
 
-    def _count_or_not(self, own: Tested, identity: str, *, held: bool) -> None:
-        if held:
-            own.excluded[identity] = list(own.case.keyed_rows(identity))
-            own.case.drop(identity)
-        else:
-            for key, row in own.excluded.pop(identity, ()):
-                own.case.put(key, row)
-
     # --- audits, noise, refreshes ---
-
-    def _baselines(self, identity: str, version: Version) -> tuple[float, ...]:
-        bench = self._benches[identity].get(version.name)
-        return tuple(bench.periods[-1][1]) if bench is not None and bench.periods else ()
 
     def _audit(self, measured: Collection[str]) -> None:
         """The promotions between two bases of which one was just measured."""
@@ -435,19 +397,7 @@ class Swarm:
             old, new, _ = span
             if old.name not in measured and new.name not in measured:
                 continue
-            rows = [
-                Row(
-                    identity=person.name,
-                    machine=person.name,
-                    hardware_class=self.campaign.world.cards[person.card].name,
-                    candidate=after,
-                    baseline=before,
-                )
-                for person in self.campaign.people.everybody
-                if person.name not in self._reputations.held
-                and (after := self._baselines(person.name, new))
-                and (before := self._baselines(person.name, old))
-            ]
+            rows = self._benches.audit_rows(old.name, new.name, self._reputations.held)
             if len(rows) > ENOUGH_IDENTITIES:
                 self._audits.remove(span)
             elif len(rows) > REPORTS_FOR_A_FACT and audit(rows, self._noise, self._rule).roll_back:
@@ -478,13 +428,7 @@ class Swarm:
         if self.campaign.trials // step == (self.campaign.trials - fresh) // step:
             return
         recent = set(list(self._versions)[-NOISE_BASES:])
-        groups: dict[str, list[list[float]]] = {name: [] for name in self._noise}
-        for person in self.campaign.people.everybody:
-            if person.name not in self._reputations.held:
-                own = groups[self.campaign.world.cards[person.card].name]
-                for base, bench in self._benches[person.name].items():
-                    if base in recent:
-                        own.extend(numbers for _, numbers in bench.periods)
+        groups = self._benches.repeats(recent, self._reputations.held)
         self._set_noise(noise.estimate(groups, {name: noise.prior_for(name) for name in self._noise}))
 
     def _set_noise(self, sigma: Mapping[str, float]) -> None:

@@ -64,6 +64,24 @@ def test_what_is_kept_is_what_a_review_from_nothing_finds(seed: int, patches: in
         assert {name: own for name, own in kept.reputations().items() if name in ran} == reputations
 
 
+@unhurried
+@given(seed=st.integers(0, 10_000), patches=st.integers(1, 30), taken_back=st.sets(st.integers(0, 29), max_size=8))
+def test_what_is_taken_back_is_as_if_it_had_never_been_said(seed: int, patches: int, taken_back: set[int]) -> None:
+    chance = random.Random(seed)
+    decided = [patch(chance, {"zed": 0.02}) for _ in range(patches)]
+    kept, expected = Reputations(SIGMA), Reputations(SIGMA)
+    numbers = [kept.add(own) for own in decided]
+    for at in sorted(taken_back & set(range(patches))):
+        kept.take_back(numbers[at])
+        kept.take_back(numbers[at])  # a second time it is gone already
+    for at, own in enumerate(decided):
+        if at not in taken_back:
+            expected.add(own)
+    assert kept.review() == expected.review()
+    assert kept.held == expected.held
+    assert kept.reputations().items() >= expected.reputations().items()
+
+
 def test_a_persons_decision_holds_and_everybody_is_measured_without_that_one() -> None:
     chance = random.Random(1)
     kept = Reputations(SIGMA)

@@ -45,14 +45,31 @@ class Reputations:
         """Those in quarantine."""
         return self._held
 
-    def add(self, patch: DecidedPatch) -> None:
-        """Takes a patch that was just decided."""
+    def add(self, patch: DecidedPatch) -> int:
+        """Takes a patch that was just decided; its number."""
         number, self._next = self._next, self._next + 1
         self._patches[number] = patch
         self._recent.append(number)
         for identity in {row.identity for row in patch.rows}:
             self._own.setdefault(identity, deque(maxlen=OWN_HISTORY)).append(number)
         self._choose()
+        return number
+
+    def take_back(self, number: int) -> None:
+        """A patch is open again, or about to be decided anew: what it said no longer counts."""
+        patch = self._patches.pop(number, None)
+        if patch is None:
+            return  # forgotten long ago
+        if number in self._counting:
+            self._patches[number] = patch
+            self._forget(number)
+            self._counting.discard(number)
+            del self._patches[number]
+        if number in self._recent:
+            self._recent.remove(number)
+        for identity in {row.identity for row in patch.rows}:
+            if number in self._own[identity]:
+                self._own[identity].remove(number)
 
     def _choose(self) -> None:
         """The patches that count, as `reviewing.history` chooses them; what nobody may ask for any more is dropped."""

@@ -1,0 +1,138 @@
+"""What a simulated swarm remembers: how it decides, its patches under test, and what every machine measured."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from autoresearch.judging.case import Case
+from autoresearch.judging.evidence import Row
+from autoresearch.judging.periods import BASELINE_LIFE_MS
+from autoresearch.judging.rule import DEFAULT, Rule
+from autoresearch.judging.verdict import Verdict
+from coordinator.facts import BaseFacts
+from coordinator.policy import DEFAULT_POLICY, Policy
+from coordinator.simulation.campaign import Version
+from coordinator.simulation.people import Person
+from coordinator.simulation.world import Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a swarm decides."""
+
+    rule: Rule = DEFAULT
+    policy: Policy = DEFAULT_POLICY
+    watch: bool = True  # whom to believe
+    audits: bool = True
+    rest_trials: int | None = None  # that the base of new patches rests for; None: as in a real swarm
+
+
+@dataclass(slots=True)
+class Tested:
+    """A patch under test."""
+
+    patch_id: str
+    author: str
+    effect: Effect
+    from_ring: bool
+    base: Version
+    submitted_at_ms: int
+    case: Case
+    verdict: Verdict = Verdict.OPEN
+    runs: dict[str, int] = field(default_factory=dict)
+    leased: tuple[tuple[str, str], ...] = ()
+    numbers: dict[tuple[str, int], list[float]] = field(default_factory=dict)  # identity, period -> val_bpb
+    crashes: dict[str, int] = field(default_factory=dict)
+    excluded: dict[str, list[tuple[object, Row]]] = field(default_factory=dict)
+    decided_at_ms: int = 0
+    reported: int = -1  # the number of what it said last about those who ran it; -1: it says nothing now
+    noise_age: int = 0  # which estimate of the noise its case was weighed by
+
+    def every_row(self) -> list[Row]:
+        """Of everybody, believed or not."""
+        return [*self.case.every_row(), *(row for some in self.excluded.values() for _, row in some)]
+
+    def keep_out(self, identity: str) -> None:
+        """Its rows do not count from now on."""
+        self.excluded[identity] = list(self.case.keyed_rows(identity))
+        self.case.drop(identity)
+
+    def let_in(self, identity: str) -> None:
+        """They count again."""
+        for key, row in self.excluded.pop(identity, ()):
+            self.case.put(key, row)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What a machine measured on one base."""
+
+    periods: list[tuple[int, list[float]]] = field(default_factory=list)  # begin, val_bpb
+    runs: int = 0  # candidates in the last period
+    failed: int = 0
+    leased: int = 0
+    patches: set[str] = field(default_factory=set)  # undecided, run here
+
+    def facts(self) -> BaseFacts:
+        """As the planner knows it."""
+        if not self.periods:
+            return BaseFacts(failed=self.failed, leased=self.leased, runs=self.runs)
+        begin, numbers = self.periods[-1]
+        return BaseFacts(len(numbers), begin + BASELINE_LIFE_MS, self.runs, self.failed, True, self.leased)
+
+    def take(self, number: float, now_ms: int) -> None:
+        """A baseline; it begins a period if the last one is over."""
+        if not self.periods or now_ms >= self.periods[-1][0] + BASELINE_LIFE_MS:
+            self.periods.append((now_ms, []))
+            self.runs = 0
+        self.periods[-1][1].append(number)
+
+    @property
+    def baselines(self) -> tuple[float, ...]:
+        """Of the last period."""
+        return tuple(self.periods[-1][1]) if self.periods else ()
+
+
+class Benches:
+    """Every machine's measurements on every base. `classes`: the hardware class of each card."""
+
+    def __init__(self, people: Iterable[Person], classes: list[str]) -> None:
+        self._people = list(people)
+        self._classes = classes
+        self._benches: dict[str, dict[str, Bench]] = {person.name: {} for person in self._people}
+
+    def at(self, name: str, base: str) -> Bench:
+        """Of one machine on one base."""
+        return self._benches[name].setdefault(base, Bench())
+
+    def facts(self, name: str, live: Iterable[str]) -> dict[str, BaseFacts]:
+        """What the planner knows of a machine on these bases."""
+        own = self._benches[name]
+        return {base: own[base].facts() for base in live if base in own}
+
+    def forget(self, name: str, base: str, patch_id: str) -> None:
+        """The patch is decided."""
+        own = self._benches[name].get(base)
+        if own is not None:
+            own.patches.discard(patch_id)
+
+    def audit_rows(self, old: str, new: str, held: Collection[str]) -> list[Row]:
+        """Baselines of two bases side by side, by machine, of those who are believed."""
+        return [
+            Row(person.name, person.name, self._classes[person.card], own[new].baselines, own[old].baselines)
+            for person in self._people
+            if person.name not in held
+            and (own := self._benches[person.name]).keys() >= {old, new}
+            and own[new].baselines
+            and own[old].baselines
+        ]
+
+    def repeats(self, bases: Collection[str], held: Collection[str]) -> Mapping[str, list[list[float]]]:
+        """By hardware class, what the noise is estimated from."""
+        groups: dict[str, list[list[float]]] = {}
+        for person in self._people:
+            group = groups.setdefault(self._classes[person.card], [])
+            if person.name not in held:
+                for base, bench in self._benches[person.name].items():
+                    if base in bases:
+                        group.extend(numbers for _, numbers in bench.periods)
+        return groups

@@ -111,9 +111,13 @@ class Asker:
 
     def _confirms(self, facts: PatchFacts) -> bool:
         """Noisy cards screen; those that look good are for quieter ones, while there is one that can."""
+        return not self.leaves(facts) or not self._fleet.quiet_left(facts)
+
+    def leaves(self, facts: PatchFacts) -> bool:
+        """Whether this card is too noisy for a patch that looks good: it finds out more about another one."""
         if not self.is_noisy or facts.log_odds <= self._policy.confirm_above or self._class in facts.doubtful:
-            return True
-        return self._lacks(facts) or not self._fleet.quiet_left(facts)
+            return False
+        return not self._lacks(facts)
 
     def _adds_class(self, facts: PatchFacts) -> bool:
         """Whether the trials that are still needed leave room for one on this class.

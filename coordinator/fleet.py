@@ -4,6 +4,7 @@ A value that is changed machine by machine; every question costs about as much a
 as many as there are machines. Pure. Left out: what the machines are to run (`planning`).
 """
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -21,6 +22,7 @@ class Fleet:
         self._policy = policy
         self._healthy: Counter[str] = Counter()  # identity -> machines that are not broken
         self._classes: dict[str, Counter[str]] = {}  # hardware class -> identity -> machines that are not broken
+        self._around: Mapping[str, int] = {}  # hardware class -> machines at work lately; empty: those that are there
         self._noise_bpb: Mapping[str, float] = {}
         self._noisy: frozenset[str] | None = None  # hardware classes; None: to be worked out
         self._quiet: tuple[str, ...] = ()  # identities with a machine that is not; worked out with it
@@ -47,6 +49,11 @@ class Fleet:
     def set_noise(self, noise_bpb: Mapping[str, float]) -> None:
         """Noise of one trial per hardware class."""
         self._noise_bpb, self._noisy = dict(noise_bpb), None
+
+    def set_around(self, classes: Mapping[str, int]) -> None:
+        """How many machines of each hardware class were at work lately, now or not: which cards are noisy must not
+        change with who is at home this hour."""
+        self._around, self._noisy = dict(classes), None
 
     def set_quarantined(self, identities: Collection[str]) -> None:
         """Identities whose results do not count."""
@@ -81,10 +88,11 @@ class Fleet:
     def is_noisy(self, hardware_class: str) -> bool:
         """Whether a trial on this class is much noisier than on the fleet's median machine."""
         if self._noisy is None:
-            known = [(self._noise_bpb[name], name) for name in self._classes if name in self._noise_bpb]
-            each = [noise for noise, name in known for _ in range(self._classes[name].total())]
-            limit = self._policy.screen_ratio * statistics.median(each) if each else 0.0
-            self._noisy = frozenset(name for noise, name in known if noise > limit)
+            counts = self._around or {name: there.total() for name, there in self._classes.items()}
+            known = [(self._noise_bpb[name], count) for name, count in counts.items() if name in self._noise_bpb]
+            each = [noise for noise, count in known for _ in range(count)]
+            limit = self._policy.screen_ratio * statistics.median(each) if each else math.inf
+            self._noisy = frozenset(name for name, noise in self._noise_bpb.items() if noise > limit)
             quiet = (there for name, there in self._classes.items() if name not in self._noisy)
             self._quiet = tuple(dict.fromkeys(identity for there in quiet for identity in there))
         return hardware_class in self._noisy

@@ -144,6 +144,10 @@ class Planner:
         """Noise of one trial per hardware class."""
         self._fleet.set_noise(noise_bpb)
 
+    def set_around(self, classes: Mapping[str, int]) -> None:
+        """Machines of each hardware class that were at work lately, now or not."""
+        self._fleet.set_around(classes)
+
     def set_min_classes(self, min_classes: int) -> None:
         """Hardware classes that a promotion needs, of those that there are."""
         if min_classes != self._rule.min_classes:
@@ -267,7 +271,7 @@ class Planner:
                 continue
             if is_fresh:
                 return facts
-            if asker.identity in facts.heard:  # it can only sharpen the vote that it has given
+            if asker.identity in facts.heard or asker.leaves(facts):  # it could add little
                 again = again or facts
                 continue
             suits = asker.suits(facts, self._worth[facts.patch_id])

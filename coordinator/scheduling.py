@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from typing import TypeVar
 
 from autoresearch.judging.ledger import Entry
@@ -27,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 ACTIVE_MS = 120_000  # a machine heard of within this time is planned for
 ACTIVE_MOST = 10_000  # machines planned for
+AROUND_MS = 86_400_000  # a machine that was at work within a day counts when it is judged which cards are noisy
 PARKED_MOST = 1_000  # parked patches kept for second looks, the best ones; and as many of the worst
 LOSSES_FROM = 500  # patches decided last, among which those are that are known to lose
 AT_ONCE = 64  # reads under way at once
@@ -62,6 +64,7 @@ class Scheduler:
         self._doubted: set[str] = set()  # identities that entered or left quarantine
         self._lines: set[str] = set()  # patches, and machines as "@id", that something happened to
         self._heard: dict[str, float] = {}  # machine -> last heard of, oldest first
+        self._around: dict[str, tuple[str, float]] = {}  # machine -> hardware class, last read; oldest first
         self._patches: dict[str, Patch] = {}  # undecided ones
         self._tested_on: Counter[str] = Counter()  # base -> undecided patches
         self._noise_bpb: Mapping[str, float] | None = None
@@ -146,6 +149,15 @@ class Scheduler:
                 break
             del self._heard[machine_id]
             self.planner.drop_machine(machine_id)
+        long_gone = self._now_ms() - AROUND_MS
+        gone = list(takewhile(lambda machine_id: self._around[machine_id][1] < long_gone, self._around))
+        for machine_id in gone:
+            del self._around[machine_id]
+        if gone:
+            self._count_around()
+
+    def _count_around(self) -> None:
+        self.planner.set_around(Counter(hardware_class for hardware_class, _ in self._around.values()))
 
     async def _read_lines(self) -> None:
         while self._lines:
@@ -168,6 +180,7 @@ class Scheduler:
         """Everything, once. The planner sorts it at the end instead of patch by patch."""
         self._news.clear()  # what is read from here on is as new
         self.planner = Planner(self._rule, self._policy)
+        self._count_around()
         self._noise_bpb = None
         await self._read_best()
         self.planner.set_quarantined(await self._records.quarantined())
@@ -225,6 +238,10 @@ class Scheduler:
         machine = await self._records.machine(machine_id)
         if machine is None or machine_id not in self._heard:
             return
+        before, _ = self._around.pop(machine_id, ("", 0.0))
+        self._around[machine_id] = machine.hardware_class, self._heard[machine_id]  # moves to the end
+        if before != machine.hardware_class:
+            self._count_around()
         bases = self._kept_bases | self._tested_on.keys()
         self.planner.put_machine(await self._reader.machine(machine, bases, self._last_trial.get(machine_id, 0)))
 

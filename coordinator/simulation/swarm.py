@@ -41,6 +41,7 @@ class Swarm:
     def __init__(self, campaign: Campaign, course: Course) -> None:
         self.campaign = campaign
         world = campaign.world
+        self._classes = [card.name for card in world.cards]
         fleet = {world.cards[person.card].name for person in campaign.people.everybody}
         self._rule = replace(course.rule, min_classes=max(1, min(course.rule.min_classes, len(fleet))))
         self._course = course
@@ -49,6 +50,7 @@ class Swarm:
         self._reputations = Reputations(self._noise)
         self._planner = Planner(self._rule, course.policy)
         self._planner.set_noise(self._noise)
+        self._planner.set_around(Counter(self._classes[person.card] for person in campaign.people.everybody))
         self._base = campaign.head  # what new patches are written for
         self._before = campaign.head
         self._live: set[str] = set()  # bases that anything may run on now
@@ -62,7 +64,6 @@ class Swarm:
         self._parked: dict[str, None] = {}
         self._fresh = self._submitted = 0
         self.tested_of: Counter[str] = Counter()  # patches by author
-        self._classes = [card.name for card in world.cards]
         self._benches = Benches(campaign.people.everybody, self._classes)
         self._known: dict[str, tuple[KnownLoss, Effect]] = {}
         self._audits: list[tuple[Version, Version, int]] = []  # old, new, promotions before the new one

@@ -489,7 +489,19 @@ def test_noisy_cards_screen_and_leave_what_looks_good_to_quieter_ones() -> None:
     planner.put_patch(good)
     for gone in ("cyd's", "fay's"):
         planner.drop_machine(gone)  # no quiet card is left that could confirm it
-    assert chosen(planner, "bea's") == "good"
+    assert chosen(planner, "bea's") == "fresh"  # still it finds out more about another one ...
+    planner.drop_patch("fresh")
+    assert chosen(planner, "bea's") == "good"  # ... if there is another one
+
+
+def test_which_cards_are_noisy_does_not_change_with_who_is_at_home() -> None:
+    good, fresh = voted("good", {"dan": 1.5}, CLASSES), a_patch("fresh")
+    planner = a_planner([good, fresh], [a_machine("bea", device="3060"), a_machine("cyd", device="4090")])
+    assert chosen(planner, "bea's") == "fresh"
+    planner.drop_machine("cyd's")
+    assert chosen(planner, "bea's") == "good"  # as far as it is known there are but such cards
+    planner.set_around({"3060": 1, "4090": 1, "H100": 1})
+    assert chosen(planner, "bea's") == "fresh"
 
 
 def test_a_class_that_is_missing_comes_first() -> None:

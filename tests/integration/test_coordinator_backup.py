@@ -15,17 +15,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from autoresearch.checkpoint import CheckpointError, TreeHead, check_continues
+from autoresearch.checkpoint import TreeHead
 from autoresearch.judging import ledger
+from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from coordinator import backups, restoring, upkeep
 from coordinator.archive import Archive
 from coordinator.cli import main as command
 from coordinator.errors import OperatorError
+from coordinator.segments import SEGMENT_ENTRIES, segment_name
 from coordinator.settings import LEDGER, SIGNING_KEY
+from tests.benchmarks.bench_ledger import make_folder
 from tests.conftest import Until
-from tests.integration.swarm_on_wire import Starter
+from tests.integration.swarm_on_wire import Starter, Swarm
 from tests.integration.swarm_that_lived import live, settled
 from tests.integration.test_coordinator_rebuild import dump, history
+from volunteer import address, witness
+from volunteer.client import Client
+from volunteer.errors import WrongCoordinatorError
 
 NOW_MS = 1_900_000_000_000
 
@@ -135,13 +141,33 @@ async def test_an_earlier_state_says_that_it_is_one_and_goes_on(lived: Path, bac
             b"--- a/train.py\n+++ b/train.py\n@@ -3,2 +3,2 @@\n-WIDTH = 256\n+WIDTH = 64\n RATE = 0.003\n"
         )
     upkeep.verify(tmp_path / "swarm")
-    known, now = heads(lived)[-1], heads(tmp_path / "swarm")[-1]
-    assert now.size < known.size
-    with pytest.raises(CheckpointError, match="were signed for before"):  # whoever saw more finds out
-        check_continues(known, now, [])
-    assert all(
-        head.size <= last + 1 for head in heads(tmp_path / "swarm") if head.root in {h.root for h in heads(lived)}
-    )
+    signed_before = {head.root for head in heads(lived)}
+    assert all(head.size <= last + 1 or head.root not in signed_before for head in heads(tmp_path / "swarm"))
+
+
+async def watch(swarm: Swarm, home: Path) -> int:
+    """What a volunteer does when it joins."""
+    async with await Client.open(address.parse(swarm.running.address)) as client:
+        return (await witness.watch(client, home)).size
+
+
+async def test_volunteers_refuse_an_earlier_state_until_their_owner_agrees(
+    lived: Path, backup: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "before").mkdir()
+    async with Starter(tmp_path / "before", lived)() as swarm:
+        seen = await watch(swarm, home)
+    await asyncio.to_thread(restore, backup, tmp_path / "swarm", "20", "a bad day")
+    async with Starter(tmp_path)() as swarm:
+        with pytest.raises(WrongCoordinatorError, match="rewrote its ledger"):
+            await watch(swarm, home)
+        (remembered,) = (home / "checkpoints").glob("*.seen")
+        remembered.unlink()
+        assert await watch(swarm, home) < seen
+        events = swarm.board.WatchEvents(board_pb2.WatchEventsRequest(start=20))
+        texts = [answer.event.text async for answer in events]
+        assert f"set back to 21 entries of {len(entries(lived))}: a bad day" in texts
 
 
 def test_what_was_written_together_stays_or_goes_together(lived: Path, backup: Path, tmp_path: Path) -> None:
@@ -341,3 +367,19 @@ def test_two_at_once_do_not_meet(lived: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.part").mkdir()
     with backups.alone(tmp_path / ".out.part"):
         refused(["backup", str(tmp_path / "out"), "--data", str(lived)], "another command works in", tmp_path)
+
+
+@pytest.mark.full
+def test_a_ledger_with_closed_segments(tmp_path: Path) -> None:
+    """One whole segment stays as it is, or is cut in the middle."""
+    (tmp_path / "swarm").mkdir()
+    make_folder(tmp_path / "swarm", SEGMENT_ENTRIES + 600)
+    made = make(tmp_path / "swarm", tmp_path / "backup")
+    assert segment_name(0) in made.files
+    for until, closed in ((SEGMENT_ENTRIES + 100, 1), (SEGMENT_ENTRIES - 100, 0)):
+        data_dir = tmp_path / f"until-{until}"
+        restored = restore(tmp_path / "backup", data_dir, str(until), "because")
+        assert restored.rebuilt.entries == until + 2
+        assert len(list(data_dir.glob("autoresearch-*.jsonl.gz"))) == closed
+        found = entries(data_dir)
+        assert (len(found), found[-1].kind) == (until + 2, "restoration")

@@ -63,8 +63,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 async def abort(error: Exception, context: Context) -> None:
     """Ends a call with the status of an error."""
     code, text = status_of(error)
-    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE):
+    if code is grpc.StatusCode.INTERNAL:
         log.exception("call failed", exc_info=error)
+    elif code is grpc.StatusCode.UNAVAILABLE:  # its text says what to mend; hundreds may fail for the same reason
+        log.warning("call failed: %s", error)
     more = ((PUSHBACK, str(error.wait_ms)),) if isinstance(error, TooOftenError) else ()
     await context.abort(code, text, more)
 

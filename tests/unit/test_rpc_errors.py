@@ -98,6 +98,17 @@ def test_what_the_sender_must_mend_is_never_worth_repeating() -> None:
         assert STATUS[kind] is not grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize(("error", "traced"), [(StoreError("mend the disk"), False), (RuntimeError("a bug"), True)])
+async def test_a_fault_of_ours_is_logged_with_its_trace_and_the_operators_trouble_in_one_line(
+    error: Exception, traced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Aborted):
+        await rpc_errors.abort(error, Answering())  # type: ignore[arg-type]
+    (record,) = caplog.records
+    assert bool(record.exc_info) is traced
+    assert traced or "mend the disk" in record.message
+
+
 async def test_whoever_called_too_often_is_told_the_wait_in_the_trailer() -> None:
     context = Answering()
     with pytest.raises(Aborted):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -42,6 +42,7 @@ from coordinator.store import (
 
 SCHEMES = ("redis://", "rediss://", "unix://")
 RETRY_EVERY_S = 0.2
+CONNECTIONS_MOST = 64  # to the store, at once; more calls wait for one, as long as for an answer
 ANSWER_WITHIN_S = (
     45.0  # above the default patience: a long fork or a slow disk makes a healthy server pause for seconds
 )
@@ -59,14 +60,17 @@ def connect(url: str, *, patience_s: float = 10.0) -> Redis:
         raise StoreError(f"store address {shown(url)!r} is not one of redis://host:port/0, rediss://… or unix:///path")
     retry = Retry(ConstantBackoff(RETRY_EVERY_S), retries=round(patience_s / RETRY_EVERY_S))
     try:
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
+            max_connections=CONNECTIONS_MOST,
+            timeout=None,
             retry=retry,
             retry_on_error=[RedisConnectionError, RedisTimeoutError],
             socket_connect_timeout=5,
             socket_timeout=30,
             health_check_interval=15,
         )
+        return Redis.from_pool(pool)
     except ValueError as error:
         raise StoreError(f"store address {shown(url)!r}: {error}") from error
 

@@ -5,7 +5,9 @@
 -- store is at another epoch.
 if (redis.call("HGET", KEYS[2], "epoch") or "") ~= ARGV[4] then return -1 end
 local every, burst, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local full = math.max(tonumber(redis.call("GET", KEYS[1]) or 0), now) + every
+local noted = tonumber(redis.call("GET", KEYS[1]) or 0)
+if noted > now + every * burst then noted = 0 end -- no bucket is that empty: the clock was set back since
+local full = math.max(noted, now) + every
 local wait = full - now - every * burst
 if wait > 0 then return math.ceil(wait) end
 redis.call("SET", KEYS[1], string.format("%.0f", full), "PX", math.ceil(full - now))

@@ -91,7 +91,7 @@ def check_source(source: str, *, limits: Limits = Limits(), entry_points: Sequen
     _check_size(source, limits)
     _check_characters(source)
     _check_encoding(source)
-    tree = _tree(source)
+    tree = tree_of(source)
     bound = set(_top_level_names(tree))
     for name in entry_points:
         if name not in bound:
@@ -110,7 +110,7 @@ def normalised_fingerprint(source: str) -> str:
     Raises:
         AdmissionError: does-not-parse.
     """
-    return _fingerprint(_tree(source), source)
+    return _fingerprint(tree_of(source), source)
 
 
 def _check_size(source: str, limits: Limits) -> None:
@@ -162,7 +162,12 @@ def _check_encoding(source: str) -> None:
 _parsing = threading.Lock()  # warning filters belong to the process
 
 
-def _tree(source: str) -> ast.Module:
+def tree_of(source: str) -> ast.Module:
+    """The syntax tree of a source, without a word on standard error.
+
+    Raises:
+        AdmissionError: does-not-parse.
+    """
     try:
         # Odd escapes warn, once for each: text from outside must not write to our log.
         with _parsing, warnings.catch_warnings():

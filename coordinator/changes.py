@@ -9,7 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from autoresearch.digest import sha256_hex
+from coordinator.admission import tree_of
+from coordinator.admission_errors import AdmissionCode, AdmissionError
 
+_PLACE_CHARACTERS = 200  # of names around a statement; more are hashed, lest each statement repeat all of them
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
@@ -18,8 +21,15 @@ def change_key(base: str, candidate: str) -> str:
 
     Both sources parse. Layout, comments and what stands elsewhere do not matter; where a statement stands within its
     block does not either.
+
+    Raises:
+        AdmissionError: one of them is nested more deeply, or has a longer number, than can be told.
     """
-    before, after = (Counter(_statements(ast.parse(source), "")) for source in (base, candidate))
+    try:
+        before, after = (Counter(_statements(tree_of(source), "")) for source in (base, candidate))
+    except (RecursionError, ValueError) as error:  # Python tells no number of more than 4,300 digits
+        message = "the source is nested too deeply, or holds too long a number: write it flatter or shorter"
+        raise AdmissionError(AdmissionCode.TOO_LARGE, message) from error
     lines = [f"- {line}" for line in sorted((before - after).elements())]
     lines += [f"+ {line}" for line in sorted((after - before).elements())]
     return sha256_hex("\n".join(lines).encode())
@@ -32,7 +42,12 @@ def _statements(tree: ast.AST, where: str) -> Iterator[str]:
             own = {name: value for name, value in ast.iter_fields(node) if name not in _BLOCKS}
             yield f"{where}: {type(node).__name__} {_dumped(own)}"
             named = getattr(node, "name", None)
-            yield from _statements(node, f"{where}.{named}" if isinstance(named, str) else where)
+            yield from _statements(node, _place(where, named) if isinstance(named, str) else where)
+
+
+def _place(where: str, name: str) -> str:
+    place = f"{where}.{name}"
+    return place if len(place) <= _PLACE_CHARACTERS else sha256_hex(place.encode())
 
 
 def _dumped(fields: dict[str, object]) -> str:

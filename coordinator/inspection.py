@@ -9,6 +9,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from coordinator.admission import tree_of
+
 FINDINGS_MOST: Final = 20
 _DOTS_MOST: Final = 8  # of a name that is followed; a longer chain costs its length at every dot
 
@@ -107,7 +109,7 @@ def findings(source: str, base: str = "") -> tuple[str, ...]:
 
 
 def _found(source: str) -> Iterator[tuple[int, str]]:
-    tree = ast.parse(source)
+    tree = tree_of(source)
     aliases = dict(_aliases(tree))
     called: set[int] = set()  # names that a call was reported for already
     parameters = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}

@@ -161,8 +161,8 @@ class Intake:
         admitted = await asyncio.to_thread(admission.admit, submission.diff, their_base)
         base, source = await self._based(submission.base_commit, their_base, admitted.candidate_source)
         base_source = await self._text(base)
-        fingerprint = admission.normalised_fingerprint(source)
-        if fingerprint == admission.normalised_fingerprint(base_source):
+        fingerprint = await asyncio.to_thread(admission.normalised_fingerprint, source)
+        if fingerprint == await asyncio.to_thread(admission.normalised_fingerprint, base_source):
             raise InvalidRequestError(f"the patch changes nothing in the current best (generation {base.generation})")
         change = await asyncio.to_thread(change_key, base_source, source)
         challenge = self._swarm.parsed_challenge()

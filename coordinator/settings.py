@@ -15,6 +15,7 @@ from coordinator.errors import OperatorError
 from coordinator.policy import Canaries
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+_BITS = re.compile(r"[0-9]{1,3}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LEDGER = "autoresearch.jsonl"  # files of the data folder
 LINEAGE = "lineage.git"
@@ -50,7 +51,7 @@ class Enrolment:
             OperatorError: none of them.
         """
         kind, _, bits = word.partition(":")
-        if kind == "work" and (not bits or (bits.isascii() and bits.isdigit() and 1 <= int(bits) <= work.BITS_MOST)):
+        if kind == "work" and (not bits or (_BITS.fullmatch(bits) and 1 <= int(bits) <= work.BITS_MOST)):
             return cls(work_bits=int(bits or WORK_BITS))
         if word not in ("open", "invitation"):
             raise OperatorError(f"--enrolment {word!r}: give open, invitation, work or work:1 to work:{work.BITS_MOST}")

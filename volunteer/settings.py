@@ -3,10 +3,13 @@
 The only file that reads the environment. Left out: what is stored in the home folder (`identity.py`, `pin.py`).
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from volunteer.errors import HomeError
 
 _FOLDER = "autoresearch-swarm"
 
@@ -62,9 +65,13 @@ def load(
     trust_first_use: bool = False,
     join: JoinSettings | None = None,
 ) -> Settings:
-    """Settings from options, which win, and the environment."""
+    """Settings from options, which win, and the environment.
+
+    Raises:
+        HomeError: the home folder is nowhere.
+    """
     return Settings(
-        home=(home or _home(environment)).expanduser().absolute(),
+        home=_expanded(home or _home(environment)),
         runtime_dir=_runtime_dir(environment),
         swarm=swarm or environment.get("AUTORESEARCH_SWARM") or None,
         trust_first_use=trust_first_use,
@@ -92,12 +99,20 @@ def _home(environment: Mapping[str, str]) -> Path:
     return (Path(data) if data.startswith("/") else Path("~/.local/share")) / _FOLDER
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # ~name of nobody
+        raise HomeError(f"{path} is in the home of somebody who is not known here: choose another --home") from error
+
+
 def _runtime_dir(environment: Mapping[str, str]) -> Path:
     """Found without the variable too, so that a volunteer started by cron shares it with one from a login."""
     named = environment.get("XDG_RUNTIME_DIR", "")
     folder = Path(named) if named.startswith("/") else Path(f"/run/user/{os.getuid()}")
-    if folder.is_dir() and os.access(folder, os.W_OK):
-        return folder / _FOLDER
+    with contextlib.suppress(OSError):  # a name that is too long, for example
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            return folder / _FOLDER
     return Path(f"/tmp/{_FOLDER}-{os.getuid()}")  # noqa: S108 - made 0700 and its owner checked by slots.py
 
 

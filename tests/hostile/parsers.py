@@ -6,6 +6,7 @@
 import json
 import sys
 import tempfile
+import unicodedata
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -235,6 +236,9 @@ def weights_checked(data: bytes) -> None:
     assert isinstance(header_problem(BytesIO(data), len(data)), str)
 
 
+_SPACES = {code: " " for code in range(0x3001) if unicodedata.category(chr(code)) == "Zs"}  # wide ones harm nobody
+
+
 def cleaned(data: bytes) -> None:
     """Any text, made fit for a screen."""
     dirty = data.decode("utf-8", "surrogatepass" if data[:1] == b"s" else "replace")
@@ -242,8 +246,8 @@ def cleaned(data: bytes) -> None:
     assert line.isprintable() or not line
     assert len(line) <= 40
     assert len(several) <= 40
-    assert several.replace("\n", "").replace("\t", "").isprintable()
-    assert not text.is_line(dirty, 40) or dirty.isprintable()
+    assert several.replace("\n", "").replace("\t", "").translate(_SPACES).isprintable()
+    assert not text.is_line(dirty, 40) or dirty.translate(_SPACES).isprintable()
 
 
 def cleaned_or_no_text(data: bytes) -> None:
@@ -362,7 +366,7 @@ PARSERS: dict[str, Parser] = {
     "nonce": Parser(nonce_read, (tokens.make_nonce(b"k" * 32, b"r" * 16, 0),), (tokens.TokenError,)),
     "peer": Parser(lambda data: quotas.address_of(said(data)), (b"ipv4:203.0.113.7:5", b"ipv6:%5B::1%5D:5", b"unix:")),
     "settings of a coordinator": Parser(coordinator_settings, (b"0.0.0.0:1\nauto", b"work:6")),
-    "settings of a volunteer": Parser(volunteer_settings, (b"a:1\n/x\n/y\n/z",)),
+    "settings of a volunteer": Parser(volunteer_settings, (b"a:1\n/x\n/y\n/z", b"\n~\n~nobody/x"), (HomeError,)),
 }
 
 

@@ -311,7 +311,7 @@ def quiet(records: list[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records if record.levelno >= logging.ERROR]
 
 
-EXAMPLES = [pytest.param(300, id="short"), pytest.param(20_000, id="long", marks=pytest.mark.full)]
+EXAMPLES = [pytest.param(200, id="short"), pytest.param(20_000, id="long", marks=pytest.mark.full)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -18,7 +18,7 @@ from tests.hostile.messages import TEXTS, mutated
 from tests.hostile.parsers import PARSERS, Parser
 
 log = logging.getLogger(__name__)
-SHORT = 120
+SHORT = 60
 LONG_IN_ALL = 1_000_000
 ATHERIS_RUNS = 20_000
 PIECES = (

@@ -34,7 +34,7 @@ def backup(data_dir: Path, out: Path, with_keys: bool, as_json: bool) -> None:
 @DATA
 @click.argument("source", metavar="BACKUP", type=click.Path(path_type=Path))
 @click.option("--until", default="", metavar="ENTRY|TIME", help="Keep the ledger up to this entry or instant (UTC).")
-@click.option("--why", default="", help="With --until: the reason, in one line; everybody reads it.")
+@click.option("--why", default="", help="Why newer entries are given up or lost, in one line; everybody reads it.")
 @click.option("--keys", type=click.Path(path_type=Path), help="Folder with signing.key and operator.key [the backup].")
 @click.option("--store", default="", help="Address of an empty store [an embedded server in the folder].")
 @JSON
@@ -50,11 +50,13 @@ def restore(
     rebuilt = made.rebuilt
     click.echo(f"swarm {rebuilt.swarm_id} is restored from {rebuilt.entries} entries")
     click.echo(f"{rebuilt.patches} patches, {rebuilt.results} results, generation {rebuilt.generation}")
-    if made.forsaken:
+    if why:
         click.echo(
-            f"{made.forsaken} entries were given up: volunteers who saw them will refuse this coordinator until their "
-            "owners agree; tell them why",
+            "the ledger says that it was set back: volunteers who saw newer entries refuse this coordinator until "
+            "their owners agree",
             err=True,
         )
+    else:
+        click.echo("if volunteers saw newer entries than these, restore again and say --why they are lost", err=True)
     if not made.keyed:
         click.echo(f"put the swarm's signing.key into {data_dir} before you start it (mode 600)", err=True)

@@ -145,7 +145,8 @@ class LedgerExport:
         if not stored or sha256_hex(stored[0]) != known:
             raise OperatorError(
                 f"the store does not hold entry {self.length - 1} of {self.path} as written there: it lost data "
-                "or belongs to another swarm. Point the coordinator at the right store, or restore its last backup"
+                "or belongs to another swarm. Point the coordinator at the right store, or empty it and make it again "
+                "with `autoresearch-coordinator rebuild`"
             )
 
     async def run(self) -> None:

@@ -33,7 +33,11 @@ from coordinator.settings import LEDGER, SIGNING_KEY
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a restore is asked for. `until`: the last entry that stays, or an instant; empty for everything."""
+    """What a restore is asked for.
+
+    `until`: the last entry that stays, or an instant; empty for everything. `why`: what is said about entries that are
+    given up, or that came after the backup and are lost.
+    """
 
     now_ms: int
     until: str = ""
@@ -70,7 +74,7 @@ def restore(backup: Path, data_dir: Path, wish: Wish, tell: Callable[[str], None
     data_dir = data_dir.absolute()
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise OperatorError(f"{data_dir} is not empty: name a new folder; nothing that exists is overwritten")
-    if wish.until and not text.is_line(wish.why, limits.REASON_CHARACTERS):
+    if (wish.until or wish.why) and not text.is_line(wish.why, limits.REASON_CHARACTERS):
         raise OperatorError("a history that is cut off needs a reason in one line, which everybody reads: --why")
     known = backups.check(backup)
     tell(f"the backup holds {known.entries} entries of swarm {known.swarm_id}")
@@ -97,6 +101,7 @@ def _fill(backup: Path, known: Backup, building: Path, wish: Wish, tell: Callabl
     forsaken = known.entries - kept
     if forsaken:
         tell(f"{kept} entries stay, {forsaken} are given up")
+    if forsaken or wish.why:
         _say_so(backup, building, cut, known, wish)
     keyed = _copy_keys(backup, known, building, wish.keys)
     upgrading.upgrade_folder(building)
@@ -170,14 +175,14 @@ def _copy(backup: Path, building: Path, kept: int) -> Cut:
 
 
 def _say_so(backup: Path, building: Path, cut: Cut, known: Backup, wish: Wish) -> None:
-    """Writes the entry that says where the ledger was cut off."""
+    """Writes the entry that says where the ledger was cut off, or that what came after the backup is lost."""
     signed = [own for own in Archive(backup).heads() if own.size > cut.kept]
     body = {
         "kept": cut.kept,
         "root": cut.root,
         "reason": wish.why,
-        "forsaken": known.entries,
-        "forsaken_sha256": known.last_sha256,
+        "forsaken": known.entries if known.entries > cut.kept else 0,
+        "forsaken_sha256": known.last_sha256 if known.entries > cut.kept else "",
         "forsaken_checkpoint": b64encode(max(signed, key=_size).signed).decode() if signed else "",
     }
     line, _ = ledger.append(cut.head, "restoration", body, wish.now_ms)

@@ -318,7 +318,7 @@ _TEXT: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "withdrawal": lambda body, _: f"patch {body['patch_id']} withdrawn by its author",
     "instruction": _instruction_text,
     "rotation": lambda body, names: f"{_who(body, names)} has a new key",
-    "restoration": lambda body, _: f"set back to {body['kept']} entries of {body['forsaken']}: {body['reason']}",
+    "restoration": lambda body, _: f"set back to its first {body['kept']} entries: {body['reason']}",
 }
 
 

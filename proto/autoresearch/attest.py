@@ -179,9 +179,9 @@ class Attestations:
         self._bests.add(body["source_sha256"])
 
     def _restoration(self, body: Mapping[str, Any]) -> None:
-        """The ledger was cut off here, after more was signed for."""
+        """The ledger goes on from here, after more may have been signed for; 0 given up: nobody knows how many."""
         _same("kept", self._taken, body["kept"])
-        if not body["forsaken"] > body["kept"]:
+        if body["forsaken"] and not body["forsaken"] > body["kept"]:
             raise AttestError("it gives up nothing")
         if body["forsaken_checkpoint"]:
             signed = b64decode(body["forsaken_checkpoint"], validate=True)

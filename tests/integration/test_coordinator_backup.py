@@ -167,7 +167,7 @@ async def test_volunteers_refuse_an_earlier_state_until_their_owner_agrees(
         assert await watch(swarm, home) < seen
         events = swarm.board.WatchEvents(board_pb2.WatchEventsRequest(start=20))
         texts = [answer.event.text async for answer in events]
-        assert f"set back to 21 entries of {len(entries(lived))}: a bad day" in texts
+        assert "set back to its first 21 entries: a bad day" in texts
 
 
 def test_what_was_written_together_stays_or_goes_together(lived: Path, backup: Path, tmp_path: Path) -> None:
@@ -184,6 +184,15 @@ def test_an_instant(lived: Path, backup: Path, tmp_path: Path) -> None:
     restore(backup, tmp_path / "swarm", until, "because")
     kept = entries(tmp_path / "swarm")[:-1]
     assert kept == [entry for entry in original if entry.at_ms <= at_ms]
+
+
+def test_a_whole_backup_may_say_that_what_came_after_it_is_lost(backup: Path, tmp_path: Path) -> None:
+    made = restore(backup, tmp_path / "swarm", why="the disk died")
+    assert made.forsaken == 0
+    *kept, last = entries(tmp_path / "swarm")
+    assert kept == entries(backup)
+    assert (last.kind, last.body["kept"], last.body["forsaken"]) == ("restoration", len(kept), 0)
+    upkeep.verify(tmp_path / "swarm")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ a file and not run again while the code that it depends on is the same, so a lon
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,23 +22,22 @@ from coordinator.simulation.campaign import Outcome
 from coordinator.simulation.running import Task
 from coordinator.simulation.scenarios import OURS, RIVALS, SCENARIOS, Scenario
 
-ROOT = Path(__file__).resolve().parents[2] / "coordinator"
-JUDGING = ROOT.parent / "proto" / "autoresearch" / "judging"
+PACKAGES = ("autoresearch.judging.", "coordinator.")
+SHOWS = frozenset({"coordinator.simulation.report", "coordinator.simulation.running"})  # no outcome depends on these
 FIRST_SEED = 1_000
 WORLD_CODE = ("world", "people", "campaign", "rivals", "scenarios")  # what a rival's outcome depends on
-DECIDING_CODE = ("bases", "eligibility", "facts", "fleet", "planning", "policy", "simulation/swarm", "turns", "worth")
 QUICK_RULES = ("alone", "lower-wins", "t-test-5", "sprt", "default")
 QUICK_SCENARIOS = ("honest", "mix-20")
-QUICK_TRIALS = 2_000
 DRAWN = ("alone", "lower-wins", "t-test-5", "t-test-10", "t-test-10-screened", "sprt", "default", "fast")
 
 
 def digest(rule: str) -> str:
     """Of the code that a rule's outcome depends on."""
-    names = (
-        [ROOT / "simulation" / f"{name}.py" for name in WORLD_CODE] if rule in RIVALS else sorted(ROOT.rglob("*.py"))
-    )
-    return hashlib.sha256(b"".join(path.read_bytes() for path in names)).hexdigest()[:16]
+    names = [f"coordinator.simulation.{name}" for name in WORLD_CODE]
+    if rule not in RIVALS:
+        names = sorted(name for name in sys.modules if name.startswith(PACKAGES) and name not in SHOWS)
+    sources = [Path(sys.modules[name].__file__ or "").read_bytes() for name in names]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 
 class Kept:
@@ -76,7 +76,7 @@ def tasks(rules: Iterable[str], scenarios: dict[str, Scenario], campaigns: int) 
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A few rules in two worlds, one short campaign each.")
+@click.option("--quick", is_flag=True, help="A few rules in two worlds, one campaign each.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line.")
 @click.option("--rule", "rules", multiple=True, type=click.Choice([*RIVALS, *OURS]), help="Only these [all].")
 @click.option("--scenario", "names", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these [all].")
@@ -94,7 +94,6 @@ def main(
     scenarios = {name: SCENARIOS[name] for name in names or (QUICK_SCENARIOS if quick else SCENARIOS)}
     if quick:
         campaigns = 1
-        scenarios = {name: Scenario(own.world, QUICK_TRIALS, own.delta_bpb) for name, own in scenarios.items()}
     kept = Kept(None if quick else keep)
     wanted = tasks(chosen, scenarios, campaigns)
     missing = [] if report_only else [task for task in wanted if kept.get(task) is None]

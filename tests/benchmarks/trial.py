@@ -217,7 +217,7 @@ def full(ground: Ground, plan: Plan) -> dict[str, object]:
     add("the feed", lambda: dict(trial_feed.measure(quick=False)))
     add("the trainers", lambda: compare(ground, plan))
     add("the exam of an honest model", lambda: {"exam": honest_exam()})
-    add("overhead, budget, replay", lambda: trial_overhead.measure(quick=False))
+    add("overhead, budget, replay", lambda: trial_overhead.measure(quick=False, say=say))
     return {**report, "exam_margin": ground.margin()}
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,19 +137,30 @@ def whole_budget(spec: TrialSpec) -> dict[str, float]:
     }
 
 
-def measure(quick: bool) -> dict[str, object]:
-    """All figures. `overhead_s`, `training_share`: with the next trial started early, for a budget of 300 s."""
+def measure(quick: bool, say: Callable[[str], None] = lambda _what: None) -> dict[str, object]:
+    """All figures. `overhead_s`, `training_share`: with the next trial started early, for a budget of 300 s.
+
+    `say` is told what is measured next, and what was found.
+    """
     with tempfile.TemporaryDirectory() as folder:
         manifest = prepare("tiny", Path(folder) / "data")
         spec = TrialSpec(
             SEED_SOURCE, 0, 3.0 if quick else 10.0, manifest.data_dir, Path(folder) / "work", limits=LIMITS
         )
-        return _quick(spec) if quick else {**_quick(spec), **_long(spec)}
+        found = _quick(spec, say)
+        if not quick:
+            say(json.dumps(found))
+            found |= _long(spec, say)
+        steps_s = (0.6,) if quick else (0.01, 0.2, 0.6, 2.0)
+        say("budgets of steps that are short and long")
+        return {**found, "budget_error_s": {str(step_s): round(budget_error_s(spec, step_s), 3) for step_s in steps_s}}
 
 
-def _quick(spec: TrialSpec) -> dict[str, object]:
+def _quick(spec: TrialSpec, say: Callable[[str], None]) -> dict[str, object]:
+    say("trials alone, and one after the other")
     alone, alone_s = in_a_row(spec, 1, early=False)
     _, overlapped_s = in_a_row(spec, 2, early=True)
+    say("a replay beside busy programs")
     with neighbour():
         difference, is_same = replay_of(alone[0], spec)
     return {
@@ -161,13 +172,17 @@ def _quick(spec: TrialSpec) -> dict[str, object]:
         "replay_difference": difference,
         "replay_same_weights": is_same,
         "budget_s": spec.budget_s,
-        "budget_error_s": budget_errors_s(spec, (0.6,)),
     }
 
 
-def _long(spec: TrialSpec) -> dict[str, object]:
+def _long(spec: TrialSpec, say: Callable[[str], None]) -> dict[str, object]:
+    say(f"a whole budget of {BUDGET_S:.0f} s")
+    whole = whole_budget(spec)
+    say(json.dumps(whole))
+    say("a replay with nothing beside it")
     (alone,), _ = in_a_row(spec, 1, early=False)
     difference, is_same = replay_of(alone, spec)
+    say("trials on one core")
     with one_core():
         by_one_core = {
             "one_core_overhead_alone_s": round(in_a_row(spec, 2, early=False)[1], 2),
@@ -176,14 +191,9 @@ def _long(spec: TrialSpec) -> dict[str, object]:
     return {
         "replay_quiet_difference": difference,
         "replay_quiet_same_weights": is_same,
-        "budget_error_s": budget_errors_s(spec, (0.01, 0.2, 0.6, 2.0)),
         **by_one_core,
-        "budget_300": whole_budget(spec),
+        "budget_300": whole,
     }
-
-
-def budget_errors_s(spec: TrialSpec, steps_s: Sequence[float]) -> dict[str, float]:
-    return {str(step_s): round(budget_error_s(spec, step_s), 3) for step_s in steps_s}
 
 
 @contextmanager

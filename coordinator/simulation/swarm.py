@@ -10,20 +10,19 @@ from dataclasses import replace
 
 from autoresearch.judging import noise
 from autoresearch.judging.agreement import FEWEST_OTHERS
-from autoresearch.judging.audit import audit
 from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import Row, robust_mean, shrunk
 from autoresearch.judging.reputation import Reputations
-from autoresearch.judging.spans import ENOUGH_IDENTITIES
-from autoresearch.judging.tally import REPORTS_FOR_A_FACT
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer
-from autoresearch.judging.verdict import Verdict, judge, weigh
+from autoresearch.judging.verdict import Verdict, judge
 from coordinator.bases import FEW_MACHINES, REST_TRIALS
 from coordinator.disputes import Voice, disputed
-from coordinator.facts import KnownLoss, MachineFacts, PatchFacts
+from coordinator.facts import MachineFacts, PatchFacts
 from coordinator.planning import Choice, Kind, Planner
 from coordinator.simulation.campaign import Campaign, Version
+from coordinator.simulation.losses import Losses
 from coordinator.simulation.people import Person
+from coordinator.simulation.spans import Span, Spans
 from coordinator.simulation.state import Bench, Benches, Course, Tested
 from coordinator.simulation.world import USEFUL, Effect, Gains, added, mean_gain
 
@@ -65,8 +64,8 @@ class Swarm:
         self._fresh = self._submitted = 0
         self.tested_of: Counter[str] = Counter()  # patches by author
         self._benches = Benches(campaign.people.everybody, self._classes)
-        self._known: dict[str, tuple[KnownLoss, Effect]] = {}
-        self._audits: list[tuple[Version, Version, int]] = []  # old, new, promotions before the new one
+        self._losses = Losses(course)
+        self._spans = Spans()
         self._bursting = world.burst
         self._now_ms = 0
         self._planned_for: set[str] = set()  # machines
@@ -233,13 +232,12 @@ class Swarm:
     def _run_known(self, person: Person, choice: Choice) -> None:
         assert choice.known is not None
         campaign = self.campaign
-        loss, effect = self._known[choice.known.patch_id]
+        loss, effect = self._losses.take(choice.known.patch_id, person.name)
         campaign.spend("known answer")
         base = self._versions[loss.base_sha256]
         candidate = added(base.gains, effect.gains)
         number = campaign.people.reports(person, base.gains, candidate, crashes=False, from_ring=False)
         bench = self._bench(person, base.name)
-        self._known[loss.patch_id] = (replace(loss, seen=loss.seen | {person.name}), effect)
         self._tell_known()
         if number is None or not bench.periods:
             return
@@ -317,7 +315,8 @@ class Swarm:
         if own.verdict is Verdict.PROMOTED:
             self._promote(own)
         elif own.verdict is Verdict.REJECTED:
-            self._learn(own)
+            self._losses.learn(own)
+            self._tell_known()
         self._forget(own)
 
     def _forget(self, own: Tested) -> None:
@@ -340,20 +339,10 @@ class Swarm:
             self._reputations.take_back(own.reported)
             own.reported = -1
 
-    def _learn(self, own: Tested) -> None:
-        """A patch that is known to lose tells later who runs what it is sent; as `gathering.known_loss` knows it."""
-        interval = weigh(own.case).interval
-        effect_bpb = -interval[1] if interval else 0.0
-        if effect_bpb < self._course.policy.known_answer_deltas * self._rule.delta_bpb:
-            return
-        loss = KnownLoss(own.patch_id, own.author, own.patch_id, own.base.name, effect_bpb, frozenset(own.runs))
-        self._known[own.patch_id] = (loss, own.effect)
-        self._tell_known()
-
     def _tell_known(self) -> None:
         current = {self._base.name, *(own.base.name for own in self._patches.values())}
-        self._known = {key: own for key, own in self._known.items() if own[0].base_sha256 in current}
-        self._planner.set_known_losses(loss for loss, _ in self._known.values())
+        self._losses.keep(current)
+        self._planner.set_known_losses(self._losses)
 
     def _promote(self, own: Tested) -> None:
         campaign = self.campaign
@@ -393,34 +382,25 @@ class Swarm:
     # --- audits, noise, refreshes ---
 
     def _audit(self, measured: Collection[str]) -> None:
-        """The promotions between two bases of which one was just measured."""
-        for span in list(self._audits):
-            old, new, _ = span
-            if old.name not in measured and new.name not in measured:
-                continue
-            rows = self._benches.audit_rows(old.name, new.name, self._reputations.held)
-            if len(rows) > ENOUGH_IDENTITIES:
-                self._audits.remove(span)
-            elif len(rows) > REPORTS_FOR_A_FACT and audit(rows, self._noise, self._rule).roll_back:
-                self._roll_back(span)
-                return
+        failed = self._spans.failed(measured, self._benches, self._reputations.held, self._noise, self._rule)
+        if failed is not None:
+            self._roll_back(failed)
 
-    def _roll_back(self, span: tuple[Version, Version, int]) -> None:
+    def _roll_back(self, span: Span) -> None:
         """The promotions between two bases are taken out of the best again; if what came later does not merge without
         them, it goes too."""
-        campaign, (old, new, until) = self.campaign, span
-        since = next((at for before, after, at in self._audits if after is old), 0) if span in self._audits else 0
+        campaign, old, new = self.campaign, span.old, span.new
         lost = tuple(b - a for a, b in zip(old.gains, new.gains, strict=True))
         gains = tuple(own - off for own, off in zip(campaign.head.gains, lost, strict=True))
         alone = campaign.nature.moved((0.0,) * len(gains)) is not None
-        taken = [own for own in campaign.promotions[since:until] if not own.undone]
+        taken = [own for own in campaign.promotions[span.first : span.end] if not own.undone]
         if not alone:
-            taken += [own for own in campaign.promotions[until:] if not own.undone]
+            taken += [own for own in campaign.promotions[span.end :] if not own.undone]
         for own in taken:
             own.undone = True
         head = campaign.move(gains if alone else old.gains)
         self._versions[head.name] = head
-        self._audits.clear()
+        self._spans.begin_anew(len(campaign.promotions))
         self._use(head)
 
     def _estimate_noise(self, fresh: int) -> None:
@@ -443,7 +423,7 @@ class Swarm:
         campaign = self.campaign
         if campaign.head is self._base or campaign.trials - self._refreshed_at < self._rest_trials:
             return
-        self._audits.append((self._base, campaign.head, len(campaign.promotions)))
+        self._spans.begin(self._base, campaign.head, len(campaign.promotions))
         self._use(campaign.head)
 
     def _use(self, head: Version) -> None:

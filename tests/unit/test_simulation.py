@@ -11,16 +11,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from autoresearch.judging.rule import DEFAULT
+from autoresearch.judging.spans import ENOUGH_IDENTITIES
 from coordinator.cli import main
 from coordinator.simulation import report, running
+from coordinator.simulation.campaign import Version
 from coordinator.simulation.people import People
 from coordinator.simulation.rivals import student_tail, welch
 from coordinator.simulation.running import Task
 from coordinator.simulation.scenarios import OURS, RIVALS, SCENARIOS, Play, Scenario, play
+from coordinator.simulation.spans import Spans
+from coordinator.simulation.state import Benches
 from coordinator.simulation.world import CARDS, KINDS, MIX, Nature, World
 
 USUAL = World()
 SMALL = World(identities=10, at_once=8)
+SIGMA = {card.name: card.noise_bpb for card in CARDS}
 
 
 def nature(world: World = USUAL) -> Nature:
@@ -136,6 +142,28 @@ class TestSwarm:
     def test_every_world_can_be_lived_in(self, name: str) -> None:
         scenario = replace(SCENARIOS[name], trials=300)
         assert play("default", scenario, 1).trials >= 300
+
+
+class TestSpans:
+    def test_a_roll_back_concerns_the_promotions_between_its_bases_alone(self) -> None:
+        """Also when the audit of those before is over and forgotten."""
+        world = World(identities=ENOUGH_IDENTITIES + 1)
+        people = People(world, nature(world), np.random.default_rng(1)).everybody
+        benches = Benches(people, [card.name for card in world.cards])
+        versions = [Version(f"v{at}", at, (0.0,) * len(CARDS)) for at in range(3)]
+        for person in people:
+            for version, bpb in zip(versions, (1.0, 0.9, 1.2), strict=True):
+                benches.at(person.name, version.name).take(bpb, 0)
+        spans = Spans()
+        spans.begin(versions[0], versions[1], 4)
+        assert spans.failed({"v0"}, benches, [], SIGMA, DEFAULT) is None  # so many measured it that it is over
+        spans.begin(versions[1], versions[2], 7)
+        failed = spans.failed({"v2"}, benches, [people[0].name, people[1].name], SIGMA, DEFAULT)
+        assert failed is not None
+        assert (failed.first, failed.end) == (4, 7)
+        spans.begin_anew(9)
+        spans.begin(versions[2], versions[1], 11)
+        assert spans.failed({"v2"}, benches, [], SIGMA, DEFAULT) is None
 
 
 class TestReport:

@@ -177,6 +177,25 @@ def test_a_better_result_never_lowers_the_odds(rows: list[Row], own: list[float]
 
 @unhurried
 @given(
+    rows=reports("a", "b", bpb=plausible_bpb),
+    honest=honest_rows(0.001, 0.01, names="efgh"),
+    own=st.lists(plausible_bpb, min_size=1, max_size=4),
+    worse_by=st.floats(0.0, 0.1),
+    which=st.integers(0, 3),
+)
+def test_no_worse_result_makes_a_patch_win(
+    rows: list[Row], honest: list[Row], own: list[float], worse_by: float, which: int
+) -> None:
+    worse = list(own)
+    worse[which % len(own)] += worse_by
+    before, after = (
+        decide([*rows, *honest, Row("d", "m", "4090", tuple(bpb), (1.0, 1.001))], SIGMA).verdict for bpb in (own, worse)
+    )
+    assert before is Verdict.PROMOTED or after is not Verdict.PROMOTED
+
+
+@unhurried
+@given(
     rows=reports("a", "b", "c"),
     own=st.lists(plausible_bpb, min_size=1, max_size=4),
     step=st.floats(0.0, 0.1),

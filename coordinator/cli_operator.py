@@ -120,7 +120,7 @@ def invalidate(data_dir: Path, why: str, identity: str, since: datetime | None, 
         else:
             order = _one_result(client.entry(sequence))
         answer = client.instruct(why, invalidate=order)
-    click.echo(f"results of {order.identity_id} do not count any more; `restore {answer.sequence}` takes this back")
+    click.echo(f"results of {order.identity_id} do not count any more; `undo {answer.sequence}` takes this back")
 
 
 def _one_result(entry: Entry) -> operator_pb2.Invalidation:
@@ -134,7 +134,7 @@ def _one_result(entry: Entry) -> operator_pb2.Invalidation:
 
 @_command
 @click.argument("sequence", metavar="ENTRY", type=click.IntRange(0))
-def restore(data_dir: Path, why: str, sequence: int) -> None:
+def undo(data_dir: Path, why: str, sequence: int) -> None:
     """Take back what ledger ENTRY ordered: an `invalidate`, or a `rollback`."""
     with _client(data_dir) as client:
         subject = str(client.entry(sequence).body.get("subject", ""))
@@ -150,7 +150,7 @@ def rollback(data_dir: Path, why: str, generation: int) -> None:
         patch_id = client.promoted(generation)
         order = operator_pb2.RollBack(patch_id=patch_id, generation=generation)
         answer = client.instruct(why, roll_back=order)
-    click.echo(f"generation {generation} is being rolled back; `restore {answer.sequence}` lets its patch go on")
+    click.echo(f"generation {generation} is being rolled back; `undo {answer.sequence}` lets its patch go on")
 
 
 @_command
@@ -279,6 +279,6 @@ def _named(name: str) -> str:
 
 
 COMMANDS = (
-    approve, ban, grant, invalidate, invite, pause, quarantine, refuse, register, reinstate, restore, resume, revoke,
-    rollback, rotate, unban,
+    approve, ban, grant, invalidate, invite, pause, quarantine, refuse, register, reinstate, resume, revoke, rollback,
+    rotate, unban, undo,
 )  # fmt: skip

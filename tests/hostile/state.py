@@ -8,8 +8,8 @@ import redis
 
 from tests.integration.swarm_on_wire import Swarm
 
-# Quotas count refused calls too, whoever leads gives signs of life, and a machine that opens a session was seen: none of
-# it is the swarm's state.
+# Quotas count refused calls too, whoever leads gives signs of life, and a machine that opens a session was seen: none
+# of it is the swarm's state.
 _VOLATILE = (b":count:", b":table:lead")
 _SEEN = (b"seen",)
 

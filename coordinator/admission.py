@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from autoresearch.admission_errors import AdmissionCode, AdmissionError, quoted
 from autoresearch.limits import DIFF_BYTES, SOURCE_BYTES
 from autoresearch.text import clean_line
-from coordinator.admission_errors import AdmissionCode, AdmissionError, quoted
-from coordinator.unified_diff import MAX_HUNKS, PATCHED_FILE, apply_hunks, apply_patch, parse_patch
+from autoresearch.unified_diff import MAX_HUNKS, PATCHED_FILE, apply_hunks, apply_patch, parse_patch
 
 __all__ = [
     "AdmissionCode",

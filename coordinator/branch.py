@@ -13,12 +13,12 @@ from pathlib import Path
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Best
+from autoresearch.unified_diff import PATCHED_FILE
 from coordinator import commits
 from coordinator.errors import OperatorError
 from coordinator.lineage import Lineage, UnknownCommitError
 from coordinator.records import Records, Swarm
 from coordinator.store import StoreError
-from coordinator.unified_diff import PATCHED_FILE
 
 
 async def found(records: Records, swarm: Swarm, path: Path) -> Lineage:

@@ -8,9 +8,9 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 
+from autoresearch.admission_errors import AdmissionCode, AdmissionError
 from autoresearch.digest import sha256_hex
 from coordinator.admission import tree_of
-from coordinator.admission_errors import AdmissionCode, AdmissionError
 
 _PLACE_CHARACTERS = 200  # of names around a statement; more are hashed, lest each statement repeat all of them
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from autoresearch.admission_errors import AdmissionError
 from autoresearch.judging.rule import PRESETS
 from coordinator import main as program
 from coordinator import upkeep
@@ -33,7 +34,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (CoordinatorError, StoreError) as error:
+        except (CoordinatorError, AdmissionError, StoreError) as error:
             _fail(str(error))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Best
+from autoresearch.unified_diff import PATCHED_FILE
 from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
 from coordinator import branch, commits, settling, upgrading
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
@@ -28,7 +29,6 @@ from coordinator.lineage import Lineage, companion_files
 from coordinator.records import SCHEMA, Records, Swarm
 from coordinator.settings import Terms
 from coordinator.store import Holds, Operation, Put
-from coordinator.unified_diff import PATCHED_FILE
 
 _PROGRESS = "progress: "
 

@@ -21,9 +21,9 @@ from typing import Final
 
 from autoresearch.limits import LINEAGE_BYTES, NAME_CHARACTERS, REASON_CHARACTERS, TITLE_CHARACTERS
 from autoresearch.text import clean_line
+from autoresearch.unified_diff import PATCHED_FILE
 from coordinator.merging import Conflict, merge
 from coordinator.sealed_git import GitFailedError, LineageError, LineageUnusableError, SealedGit, unusable
-from coordinator.unified_diff import PATCHED_FILE
 
 __all__ = [
     "Conflict",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from autoresearch.text import clean_line
+from autoresearch.unified_diff import split_lines
 from coordinator.admission import AdmissionError, check_source
 from coordinator.sealed_git import GitFailedError, SealedGit, unusable
-from coordinator.unified_diff import split_lines
 
 _EXCERPT_LINES: Final = 12
 _EXCERPT_CHARACTERS: Final = 120

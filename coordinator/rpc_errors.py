@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import grpc
 
+from autoresearch.admission_errors import AdmissionError
 from autoresearch.envelope import EnvelopeError
-from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
 from coordinator.refusals import (
     AlreadyExistsError,

@@ -22,6 +22,7 @@ from autoresearch.judging import ledger
 from autoresearch.judging.auditing import Audited, Auditor
 from autoresearch.judging.ledger import LedgerError
 from autoresearch.judging.replay import Replay
+from autoresearch.judging.texts import Merge, Texts
 from autoresearch.v1.leaderboard_service_pb2 import GetLeaderboardResponse, Standing
 from autoresearch.v1.patch_pb2 import Best
 from volunteer import witness
@@ -71,8 +72,8 @@ class _Answers:
             del self.differences[what]
 
 
-async def audit_swarm(client: Client, home: Path, tell: Tell) -> Audit:
-    """Downloads and audits everything.
+async def audit_swarm(client: Client, home: Path, tell: Tell, merge: Merge | None = None) -> Audit:
+    """Downloads and audits everything. `merge`: without it texts that take one are believed by their digests, counted.
 
     Raises:
         AuditError: the first difference.
@@ -82,7 +83,8 @@ async def audit_swarm(client: Client, home: Path, tell: Tell) -> Audit:
     seen = witness.remembered(home, client.swarm.swarm_id, client.swarm.fingerprint)
     answers = await _ask(client)
     now = await witness.watch(client, home)
-    auditor = Auditor([head for head in (seen, now) if head], client.swarm.fingerprint, decisions=True)
+    heads = [head for head in (seen, now) if head]
+    auditor = Auditor(heads, client.swarm.fingerprint, decisions=True, texts=Texts(merge))
     async for line in client.ledger(0):
         _take(auditor, line, tell)
         assert auditor.replay is not None
@@ -101,8 +103,11 @@ async def _ask(client: Client) -> _Answers:
     return _Answers(before, (await client.status()).ledger_entries, board, best)
 
 
-def audit_files(path: Path, home: Path, coordinator_id: str, tell: Tell) -> Audit:
+def audit_files(
+    path: Path, home: Path, coordinator_id: str, tell: Tell, merge: Merge | None = None
+) -> Audit:  # fmt: skip
     """Audits a ledger that lies here: one file, or a folder with its segments. Statements seen before are compared too.
+    `merge` as above.
 
     Raises:
         AuditError: the first difference.
@@ -113,7 +118,7 @@ def audit_files(path: Path, home: Path, coordinator_id: str, tell: Tell) -> Audi
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path} holds no ledger entries")
-    auditor = Auditor(_known(first, home), coordinator_id, decisions=True)
+    auditor = Auditor(_known(first, home), coordinator_id, decisions=True, texts=Texts(merge))
     for line in itertools.chain([first], lines):
         _take(auditor, line, tell)
     return _finished(auditor, answers=False)

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
+from autoresearch.unified_diff import PATCHED_FILE
 from volunteer.drafts import Draft
 from volunteer.errors import DiskError, InputError, WrongCoordinatorError
 from volunteer.git import Git, GitError
 
-PATCHED_FILE: Final = "train.py"
 _BRANCH: Final = "best"
 # Where the swarm's best was when the checkout was made: commits of one's own on top do not hide it.
 _BASE_REF: Final = "refs/autoresearch/best"
@@ -30,19 +30,29 @@ async def make(folder: Path, bundle: AsyncIterator[bytes], git: Git) -> str:
     """
     refuse_occupied(folder)
     with _beside(folder) as building:
-        file = building / "lineage.bundle"
-        try:
-            with file.open("wb") as target:
-                async for piece in bundle:
-                    target.write(piece)
-        except OSError as error:
-            raise DiskError(file, error.strerror or str(error)) from error
+        file = await received(bundle, building)
         commit = _clone(file, building / "tree", git)
         try:
             (building / "tree").rename(folder)  # onto an empty folder too
         except OSError as error:
             raise DiskError(folder, error.strerror or str(error)) from error
     return commit
+
+
+async def received(bundle: AsyncIterator[bytes], folder: Path) -> Path:
+    """The file in `folder` that holds the lineage's bundle.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    file = folder / "lineage.bundle"
+    try:
+        with file.open("wb") as target:
+            async for piece in bundle:
+                target.write(piece)
+    except OSError as error:
+        raise DiskError(file, error.strerror or str(error)) from error
+    return file
 
 
 def refuse_occupied(folder: Path) -> None:

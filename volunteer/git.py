@@ -4,7 +4,7 @@ Left out: what is asked of it (`checkout.py`).
 """
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,18 +35,30 @@ class Git:
             MachineError: there is no git.
             GitError: it failed.
         """
+        done = self._done(folder, arguments)
+        if done.returncode:
+            raise GitError(f"`git {arguments[0]}` failed: {_last_word(done.stderr)}")
+        return done.stdout
+
+    def attempt(self, folder: Path, answers: int, *arguments: str) -> bytes | None:
+        """Likewise; None where it says no by an exit status of 1 to `answers`."""
+        done = self._done(folder, arguments)
+        if 0 < done.returncode <= answers:
+            return None
+        if done.returncode:
+            raise GitError(f"`git {arguments[0]}` failed: {_last_word(done.stderr)}")
+        return done.stdout
+
+    def _done(self, folder: Path, arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
         command = ("git", *_CAUTION, "-C", str(folder), *arguments)
         try:
-            done = subprocess.run(command, capture_output=True, timeout=_GIT_S, check=True, env=dict(self.environment))
+            return subprocess.run(command, capture_output=True, timeout=_GIT_S, check=False, env=dict(self.environment))
         except FileNotFoundError as error:
             raise MachineError("the program `git` is not installed: install it and try again") from error
         except subprocess.TimeoutExpired as error:
             raise GitError(
                 f"`git {arguments[0]}` did not end within {_GIT_S:.0f} s: is the disk slow or the folder locked?"
             ) from error
-        except subprocess.CalledProcessError as error:
-            raise GitError(f"`git {arguments[0]}` failed: {_last_word(error.stderr)}") from error
-        return done.stdout
 
     def line(self, folder: Path, *arguments: str) -> str:
         """Likewise, for an answer of one line."""

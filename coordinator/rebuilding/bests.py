@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Best
+from autoresearch.unified_diff import PATCHED_FILE
 from coordinator import commits, settling
 from coordinator.admission import normalised_fingerprint
 from coordinator.errors import OperatorError
@@ -13,7 +14,6 @@ from coordinator.lineage import Lineage
 from coordinator.rebuilding.made import Made
 from coordinator.records import SCHEMA, Swarm
 from coordinator.store import Operation, Put
-from coordinator.unified_diff import PATCHED_FILE
 
 
 def genesis(made: Made, entry: Entry) -> Sequence[Operation]:

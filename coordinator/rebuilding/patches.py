@@ -9,13 +9,13 @@ from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Best, Patch
 from autoresearch.judging.verdict import Verdict
 from autoresearch.judging.voids import Voids
+from autoresearch.unified_diff import apply_patch
 from autoresearch.v1.patch_pb2 import PatchSubmission
 from autoresearch.v1.trial_pb2 import Result
 from coordinator import accepting, leasing, merging, ordering, promoting, settling
 from coordinator.rebuilding.made import Made, Ran, unpacked
 from coordinator.settling import Finding
 from coordinator.store import Operation, Put
-from coordinator.unified_diff import apply_patch
 
 _ORDER_DIGITS = 12  # of the number in an order's name, at most
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+from autoresearch.admission_errors import AdmissionError
 from autoresearch.judging.ledger import Entry
 from coordinator import upgrading
-from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
 from coordinator.lineage import LineageError
 from coordinator.rebuilding import believing, bests, patches, people

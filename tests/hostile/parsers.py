@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 
 from autoresearch import checkpoint, envelope, merkle, text
+from autoresearch.admission_errors import AdmissionError
 from autoresearch.attest import Attestations, AttestError
 from autoresearch.checkpoint import CheckpointError
 from autoresearch.digest import key_id
@@ -30,7 +31,6 @@ from autoresearch.v1 import identity_pb2, operator_pb2, patch_pb2, trial_pb2, vo
 from autoresearch.v1.challenge_pb2 import Challenge
 from autoresearch.v1.envelope_pb2 import Envelope
 from coordinator import admission, changes, checkpoints, inspection, leasing, quotas, receiving, segments, tokens
-from coordinator.admission_errors import AdmissionError
 from coordinator.errors import OperatorError
 from coordinator.refusals import InvalidRequestError
 from coordinator.session import Session, SessionError, State

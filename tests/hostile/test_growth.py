@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
+from autoresearch.admission_errors import AdmissionError
 from coordinator import admission
-from coordinator.admission_errors import AdmissionError
 from tests.hostile import deep, parsers
 from tests.hostile.parsers import PARSERS
 from tests.integration.swarm_on_wire import SOURCE

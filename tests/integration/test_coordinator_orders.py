@@ -4,6 +4,7 @@ After each story the whole ledger is recomputed, its signatures are checked, and
 """
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from autoresearch.attest import Attestations
 from autoresearch.judging import ledger
 from autoresearch.judging.model import Patch
 from autoresearch.judging.replay import Replay
+from autoresearch.judging.texts import Texts
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1.operator_pb2 import Ban, Belief, Invalidation, Restoration, RollBack
@@ -25,8 +27,9 @@ from tests.integration.swarm_on_wire import Starter
 from tests.integration.swarm_that_lived import settled
 from tests.integration.test_coordinator_access import run
 from tests.integration.test_coordinator_trust import cry_wolf, git, of_kind, replayed
-from volunteer import address, auditing
+from volunteer import address, auditing, merging
 from volunteer.client import Client
+from volunteer.git import Git
 
 
 @pytest.fixture
@@ -40,12 +43,14 @@ async def desk(store_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
 
 async def made_again(desk: Desk, url: str, lineage: Path) -> None:
     signed, store = Attestations(), RedisStore(connect(url), f"{desk.name}-again")
-    rebuilder = Rebuilder(store, lineage)
+    rebuilder, texts = Rebuilder(store, lineage), Texts(merging.merger(Git(dict(os.environ))))
     for line in await desk.store.items("ledger"):
         entry = ledger.parse(line)
         signed.take(entry.kind, entry.body)
+        texts.take(entry)
         await rebuilder.take(line, entry)
     await rebuilder.finish()
+    assert texts.unmade == 0
     for table in ("quarantine", "vouched", "voids", "fallen", "bans", "roles", "instructions", "proposals", "meta"):
         before, after = dict(await desk.store.entries(table)), dict(await store.entries(table))
         before.pop("followed", None), after.pop("followed", None)
@@ -316,14 +321,15 @@ async def test_orders_by_command_are_audited_from_elsewhere_and_survive_a_restar
         ada, bea = sorted({entry.body["identity_id"] for entry in lines if entry.kind == "result"})[:2]
         said = await run(swarm, "invalidate", "--result", str(result.seq), "--why", "fan broken")
         assert said[0] == 0
-        order = said[1].split("`restore ")[1].split("`")[0]
+        order = said[1].split("`undo ")[1].split("`")[0]
         for words in (
             ("quarantine", ada, "--why", "borrowed key"),
             ("invalidate", "--identity", bea, "--since", "2026-01-01T00:00"),
             ("ban", bea, "--exclude-results"),
             ("rollback", "1", "--why", "licence"),
         ):
-            assert (await run(swarm, *words))[0] == 0, words
+            done = await run(swarm, *words)
+            assert done[0] == 0, (words, done)
         await settled(swarm)
         best = (await swarm.patches.GetBest(patches_pb2.GetBestRequest())).best
         assert (best.generation, list(best.undone)) == (3, [1])
@@ -335,9 +341,10 @@ async def test_orders_by_command_are_audited_from_elsewhere_and_survive_a_restar
         assert next(own["sequence"] for own in facts["invalid"]) == int(order)
         shown = (await run(swarm, "register"))[1]
         assert f"result {result.body['result_sha256'][:12]} invalid: fan broken" in shown
-        for words in (("restore", order), ("reinstate", ada), ("unban", bea)):
-            assert (await run(swarm, *words))[0] == 0, words
-        assert await run(swarm, "restore", "0") == (
+        for words in (("undo", order), ("reinstate", ada), ("unban", bea)):
+            done = await run(swarm, *words)
+            assert done[0] == 0, (words, done)
+        assert await run(swarm, "undo", "0") == (
             1, "error: ledger entry 0 neither invalidates results nor rolls a promotion back\n"
         )  # fmt: skip
         assert "is no result but a genesis" in (await run(swarm, "invalidate", "--result", "0"))[1]

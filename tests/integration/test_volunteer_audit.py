@@ -1,13 +1,16 @@
 """The audit of a real swarm's ledger: clean as it is, and whatever is done to a copy is found and named."""
 
 import base64
+import functools
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,15 @@ from autoresearch.v1.trial_pb2 import Result
 from coordinator import keys
 from coordinator.archive import Archive
 from tests.integration.swarm_on_wire import Starter
-from volunteer import address, auditing, witness
+from volunteer import address, auditing, commits, merging, witness
 from volunteer.client import Client
 from volunteer.errors import AuditError, InputError, WrongCoordinatorError
+from volunteer.git import Git, GitError
 
 Entries = list[dict[str, Any]]
+_GIT = merging.merger(Git(dict(os.environ)))
+assert _GIT is not None
+MERGE = functools.cache(_GIT)  # the same few merges in hundreds of audits
 
 
 @pytest.fixture
@@ -52,7 +59,7 @@ def chained(entries: Entries) -> list[bytes]:
 def audit(lines: list[bytes], folder: Path, coordinator_id: str = "") -> auditing.Audit:
     path = folder / "copy.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in lines))
-    return auditing.audit_files(path, folder / "home", coordinator_id, lambda entries: None)
+    return auditing.audit_files(path, folder / "home", coordinator_id, lambda entries: None, MERGE)
 
 
 def difference(lines: list[bytes], folder: Path) -> tuple[int, str]:
@@ -87,6 +94,7 @@ def test_a_true_ledger_is_clean(lines: list[bytes], tmp_path: Path) -> None:
     assert found.ledger.entries == len(lines) > 25
     assert found.replay.best.generation == 2
     assert found.unsettled == []
+    assert found.ledger.unmade == 0
     assert {"promoted": 2, "withdrawn": 1}.items() <= auditing.verdicts(found.replay).items()
 
 
@@ -124,6 +132,51 @@ async def test_answers_that_do_not_follow_are_named(
             with pytest.raises(AuditError, match=f"{words} that the coordinator shows does not follow: .*expected|has"):
                 await auditing.audit_swarm(client, tmp_path / "home", lambda entries: None)
             monkeypatch.undo()
+
+
+async def test_commits_that_are_not_the_ledgers_are_named(lived: Path, tmp_path: Path) -> None:
+    shutil.copytree(lived, tmp_path / "swarm")
+    git = Git(dict(os.environ))
+    async with Starter(tmp_path)() as swarm, await Client.open(address.parse(swarm.running.address)) as client:
+        found = await auditing.audit_swarm(client, tmp_path / "home", lambda entries: None, MERGE)
+        first, second, third = found.replay.lineage
+        await commits.check(client.lineage(), [first, second, third], git)
+        for lineage, entry, says in (
+            ([first, replace(second, source_sha256="0" * 64), third], second.entry, "holds another source"),
+            ([first, replace(second, commit="0" * 40)], second.entry, "is not in the lineage"),
+            ([first, third], third.entry, "does not follow"),
+            ([second], second.entry, "does not follow nothing"),
+        ):
+            with pytest.raises(AuditError, match=says) as error:
+                await commits.check(client.lineage(), lineage, git)
+            assert error.value.entry == entry
+
+
+def test_without_git_merges_are_believed_by_their_digests_and_counted(
+    lines: list[bytes], entries: Entries, tmp_path: Path
+) -> None:
+    path = tmp_path / "copy.jsonl"
+
+    def blind(some: list[bytes]) -> auditing.Audit:
+        path.write_bytes(b"".join(line + b"\n" for line in some))
+        return auditing.audit_files(path, tmp_path / "home", "", lambda entries: None)
+
+    merges = sum(entry["kind"] == "promotion" and "source" in entry["body"] for entry in entries)
+    assert blind(lines).ledger.unmade == merges == 1
+    another_candidate(entries)
+    with pytest.raises(AuditError, match="comes out of base and changes"):  # what takes no merge is made all the same
+        blind(chained(entries))
+
+
+def test_merging_is_gits_and_says_when_it_cannot() -> None:
+    base = "".join(f"{number}\n" for number in range(9))
+    assert MERGE(base, base.replace("1\n", "one\n"), base.replace("7\n", "seven\n")) == (
+        base.replace("1\n", "one\n").replace("7\n", "seven\n")
+    )
+    assert MERGE(base, base.replace("1\n", "one\n"), base.replace("1\n", "eins\n")) is None
+    assert merging.merger(Git({"PATH": "/nowhere"})) is None
+    with pytest.raises(GitError, match="merge-file"):
+        Git(dict(os.environ)).attempt(Path("/"), 127, "merge-file", "-p", "no", "such", "files")
 
 
 # --- what is done to a copy without the means to chain it again ---
@@ -227,9 +280,26 @@ def another_best(entries: Entries) -> int:
     return number
 
 
+def another_candidate(entries: Entries) -> int:
+    """The author's diff stays as it was signed; what is run is something else."""
+    number = at(entries, "patch")
+    entries[number]["body"]["candidate_sha256"] = sha256_hex(b"mine")
+    return number
+
+
+def merged_with_more(entries: Entries) -> int:
+    """A promotion whose merge holds more than the two changes; its digest is true."""
+    number = next(n for n, entry in enumerate(entries) if entry["kind"] == "promotion" and "source" in entry["body"])
+    source = entries[number]["body"]["source"] + "import socket\n"
+    entries[number]["body"] |= {"source": source, "source_sha256": sha256_hex(source.encode())}
+    return number
+
+
 @pytest.mark.parametrize(
     ("forge", "words"),
     [
+        (another_candidate, "candidate: [0-9a-f]{12} comes out of base and changes"),
+        (merged_with_more, "source: [0-9a-f]{12} comes out of base and changes"),
         (better_score, "val_bpb: .* was signed for"),
         (signed_by_another, "signer"),
         (of_a_new_identity, "order|machine"),

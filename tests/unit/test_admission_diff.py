@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordinator.admission_errors import AdmissionCode, AdmissionError
-from coordinator.unified_diff import apply_hunks, apply_patch, parse_patch, split_lines
+from autoresearch.admission_errors import AdmissionCode, AdmissionError
+from autoresearch.unified_diff import apply_hunks, apply_patch, parse_patch, split_lines
 
 BASE = "".join(f"line {n}\n" for n in range(1, 21))
 HEADER = "--- a/train.py\n+++ b/train.py\n"

@@ -17,13 +17,13 @@ import click
 import pytest
 
 from autoresearch import envelope, limits
+from autoresearch.admission_errors import AdmissionCode
 from autoresearch.judging import ledger
 from autoresearch.judging.rule import PRESETS
 from autoresearch.judging.verdict import Verdict
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_pb2
 from coordinator import session as coordinator_session
-from coordinator.admission_errors import AdmissionCode
 from coordinator.cli import main as coordinator_cli
 from coordinator.rpc_errors import STATUS
 from trainer import report

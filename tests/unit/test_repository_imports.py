@@ -46,8 +46,8 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        accepting access admission admission_errors bases changes commits eligibility errors facts fleet gathering
-        leasing planning policy refusals session settling store turns unified_diff views worth
+        accepting access admission bases changes commits eligibility errors facts fleet gathering
+        leasing planning policy refusals session settling store turns views worth
         crowd disputes doubting inspection ordering quotas tokens waiting
     """),
     "trainer": names("batches disturbance peaks source"),

@@ -10,9 +10,9 @@ import pytest
 import autoresearch
 import autoresearch.judging
 import coordinator
+from autoresearch.admission_errors import AdmissionCode, AdmissionError
 from autoresearch.envelope import EnvelopeError
 from coordinator import refusals, rpc_errors
-from coordinator.admission_errors import AdmissionCode, AdmissionError
 from coordinator.errors import CoordinatorError, OperatorError
 from coordinator.refusals import RefusalError, TooOftenError
 from coordinator.rpc_errors import STATUS, TROUBLE, status_of
@@ -26,6 +26,8 @@ OURS = {
     "EndedError": "told to end before it served anybody",
     "LedgerError": "a damaged ledger: read at audits and at the start",
     "AttestError": "a damaged ledger: read at audits",
+    "TextError": "likewise",
+    "_UnmadeError": "likewise; it does not leave its module",
     "CheckpointError": "kept checkpoints are read at the start; proofs are checked by whoever asked for them",
     "ProofError": "likewise",
     "PolicyError": "settings",

@@ -12,6 +12,7 @@ from autoresearch.checkpoint import TreeHead
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry, Head, LedgerError
 from autoresearch.judging.replay import Replay
+from autoresearch.judging.texts import TextError, Texts
 from autoresearch.merkle import Frontier, leaf_hash
 
 GROWN_EVERY = 512  # leaves appended to the tree at once
@@ -27,6 +28,7 @@ class Audited:
     last_sha256: str
     root: bytes
     checkpoints: int  # that were compared
+    unmade: int  # texts that take a merge which could not be made here
 
 
 class Auditor:
@@ -34,11 +36,19 @@ class Auditor:
 
     `heads`: what the coordinator stated, in any order; each is compared when its size is reached. `coordinator_id`:
     whose ledger it must be. `decisions`: whether every verdict, change of the quarantine and move of the best is
-    recomputed.
+    recomputed. `texts`: makes every text again, if given.
     """
 
-    def __init__(self, heads: Iterable[TreeHead] = (), coordinator_id: str = "", *, decisions: bool = False) -> None:
+    def __init__(
+        self,
+        heads: Iterable[TreeHead] = (),
+        coordinator_id: str = "",
+        *,
+        decisions: bool = False,
+        texts: Texts | None = None,
+    ) -> None:
         self.replay = Replay() if decisions else None
+        self._texts = texts
         self._heads = sorted(heads, key=lambda own: own.size)
         self._coordinator_id = coordinator_id  # whose ledger it must be; empty: whoever the genesis entry names
         self._compared = 0
@@ -64,6 +74,7 @@ class Auditor:
         if entry.kind == "restoration":
             self._check_cut(entry)
         self._recompute(entry)
+        self._make(entry)
         self._head = head
         self._leaves.append(leaf_hash(line))
         if len(self._leaves) == GROWN_EVERY or self._due():
@@ -92,6 +103,14 @@ class Auditor:
         if self.replay.differences:
             raise LedgerError(*self.replay.differences[0])
 
+    def _make(self, entry: Entry) -> None:
+        if self._texts is None:
+            return
+        try:
+            self._texts.take(entry)
+        except (TextError, KeyError, TypeError) as error:
+            raise LedgerError(entry.seq, str(error)) from error
+
     def finish(self) -> Audited:
         """What was gone through.
 
@@ -109,6 +128,7 @@ class Auditor:
             last_sha256=self._head.last_sha256,
             root=self._tree.root,
             checkpoints=self._compared,
+            unmade=self._texts.unmade if self._texts else 0,
         )
 
     def _due(self) -> bool:

@@ -5,8 +5,6 @@ Leaves out the decisions themselves: `unified_diff` and `admission` raise what i
 
 from enum import StrEnum
 
-from coordinator.errors import CoordinatorError
-
 
 class AdmissionCode(StrEnum):
     """The stable name of each reason. Names are never reused; new reasons are added."""
@@ -25,7 +23,7 @@ class AdmissionCode(StrEnum):
     MISSING_ENTRY_POINT = "missing-entry-point"  # lacks a name that the trial calls
 
 
-class AdmissionError(CoordinatorError):
+class AdmissionError(Exception):
     """A patch cannot be taken. The author must act; the message is one line and says how.
 
     `line` is a line of the diff or of the source, counted from one and named in the message, where one is to blame.

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from autoresearch.admission_errors import AdmissionCode, AdmissionError, quoted
 from autoresearch.limits import DIFF_BYTES
-from coordinator.admission_errors import AdmissionCode, AdmissionError, quoted
 
 PATCHED_FILE: Final = "train.py"
 MAX_HUNKS: Final = 256

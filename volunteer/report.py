@@ -43,6 +43,12 @@ def verdict_word(verdict: "Verdict.ValueType") -> str:
     return known.name.removeprefix("VERDICT_").lower() if known else f"verdict {verdict}"
 
 
+def outcome_words(outcome: "Outcome.ValueType") -> str:
+    """`completed`, `timed out`, ..."""
+    known = Outcome.DESCRIPTOR.values_by_number.get(outcome)
+    return known.name.removeprefix("OUTCOME_").lower().replace("_", " ") if known else f"outcome {outcome}"
+
+
 def patches(listed: list[Patch]) -> RenderableType:
     """One row per patch."""
     if not listed:
@@ -273,8 +279,8 @@ def _proposals(proposals: Iterable[RollBackProposal]) -> list[RenderableType]:
 def _quarantined(identities: Iterable[QuarantinedIdentity]) -> list[RenderableType]:
     return [
         Text.assemble(
-            (f"{clean_line(own.name, limits.NAME_CHARACTERS) or own.identity_id[:8]} is in quarantine: ", "yellow"),
-            _line(f"it {own.reason}", limits.REASON_CHARACTERS), " since ", _time(own.since_ms),
+            (clean_line(own.name, limits.NAME_CHARACTERS) or clean_line(own.identity_id, 8), "yellow"),
+            (" is in quarantine: ", "yellow"), _line(f"it {own.reason}", limits.REASON_CHARACTERS), " since ", _time(own.since_ms),
         )
         for own in identities
     ]  # fmt: skip
@@ -295,7 +301,7 @@ def _votes(evidence: Evidence) -> Table:
 def _trials(trials: Iterable[PatchTrial]) -> Table:
     table = _table("entry", "when", "volunteer", "outcome", "val_bpb", "reason")
     for trial in trials:
-        outcome = Outcome.Name(trial.outcome).removeprefix("OUTCOME_").lower().replace("_", " ")
+        outcome = outcome_words(trial.outcome)
         why = (
             " (invalidated, not counted)"
             if trial.invalidated

@@ -63,7 +63,12 @@ class Connection:
     def __init__(
         self, host: str, port: int, *, source: str = "", tls: ssl.SSLContext | None = None, window_bytes: int = 65_535
     ) -> None:
-        self.socket = (tls or context()).wrap_socket(plain(host, port, source))
+        bare = plain(host, port, source)
+        try:
+            self.socket = (tls or context()).wrap_socket(bare)
+        except BaseException:
+            bare.close()
+            raise
         settings = (4).to_bytes(2, "big") + window_bytes.to_bytes(4, "big")
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
 
@@ -92,8 +97,8 @@ class Connection:
         """What the server says within so long, as bytes; settings are acknowledged. Ends early when it hangs up."""
         said = bytearray()
         until = time.monotonic() + seconds
-        self.send(frame(SETTINGS, ACK, 0))
         with contextlib.suppress(OSError):
+            self.send(frame(SETTINGS, ACK, 0))
             while (left := until - time.monotonic()) > 0:
                 self.socket.settimeout(left)
                 piece = self.socket.recv(65_536)

@@ -280,7 +280,8 @@ def _quarantined(identities: Iterable[QuarantinedIdentity]) -> list[RenderableTy
     return [
         Text.assemble(
             (clean_line(own.name, limits.NAME_CHARACTERS) or clean_line(own.identity_id, 8), "yellow"),
-            (" is in quarantine: ", "yellow"), _line(f"it {own.reason}", limits.REASON_CHARACTERS), " since ", _time(own.since_ms),
+            (" is in quarantine: ", "yellow"), _line(f"it {own.reason}", limits.REASON_CHARACTERS),
+            " since ", _time(own.since_ms),
         )
         for own in identities
     ]  # fmt: skip

@@ -60,7 +60,9 @@ def test_peek_sees_the_next_token():
         assert not torch.allclose(model(row)[:, :-1], model(other)[:, :-1], atol=1e-3)
 
 
-def test_improvement_takes_smaller_batches_and_more_pairs_on_a_cpu_alone():
+def test_improvement_takes_smaller_batches_and_more_pairs_on_a_cpu_and_half_the_mlp():
     before, after = patched(None), patched("improvement")
     assert {**before.STEP_TOKENS, "cpu": before.STEP_TOKENS["cpu"] // 4} == after.STEP_TOKENS
-    assert {**before.PAIRS, "cpu": 8 * before.PAIRS["cpu"]} == after.PAIRS
+    assert {**before.PAIRS, "cpu": 16 * before.PAIRS["cpu"]} == after.PAIRS
+    assert after.MLP_RATIO == before.MLP_RATIO / 2
+    assert after.EMBEDDING_LR == pytest.approx(3 * before.EMBEDDING_LR)

@@ -50,7 +50,7 @@ class Breaker:
             self._mending.add(task)
             task.add_done_callback(self._mending.discard)
         if fault.alone:
-            await self._recovered(self.kills[-1][1])
+            await self._recovered(self.broken_at[-1])
 
     async def all_mended(self) -> None:
         """Waits for what lasts."""
@@ -70,7 +70,7 @@ class Breaker:
         )
         self._say(f"{fault.number + 1}: {fault.kind} ({program.name}), {fault.lasts_s:.1f} s")
         self.broken_at.append(time.time_ns() / 1e9)
-        if fault.kind in faults.MEASURED:
+        if fault.kind in faults.MEASURED and program.alive:
             self.kills.append((faults.MEASURED[fault.kind], self.broken_at[-1]))
         match verb:
             case "kill":

@@ -35,7 +35,7 @@ from volunteer.identity import Identity
 
 DEVICES = ("NVIDIA H100", "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3060")
 SHARED = ("signing.key", "operator.key", "tls.key", "tls.crt")
-DISK_FULL = "No space left on device"  # for which volunteers end, and the store
+DISK_FULL = ("No space left on device", "AOF write error")  # words of volunteers and of the store that end for it
 LEASE_S = 4.0
 TRIAL_S = 0.7
 KNOBS = 40
@@ -183,7 +183,7 @@ class Swarm:
     def surprises(self) -> list[str]:
         """Programs that ended though nobody had killed them, nor filled their disk."""
         programs = (self.store, *self.coordinators.values(), *self.volunteers)
-        return [own for program in programs for own in program.surprises if DISK_FULL not in own]
+        return [own for program in programs for own in program.surprises if not any(word in own for word in DISK_FULL)]
 
     # --- starting ---
 

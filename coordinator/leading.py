@@ -36,7 +36,7 @@ class Lead:
     """One coordinator's part in this. Used once: `win`, then `keep` as a task, then `leave`."""
 
     def __init__(self, store: RedisStore, token: str, name: str) -> None:
-        """`store`: of this coordinator; told its epoch when the lead is won. `token`: nobody else's."""
+        """`store`: over connections of its own; at the lead's epoch once it is won. `token`: nobody else's."""
         self.lost = asyncio.Event()  # another one leads
         self._store = store
         self._own = Sign(0, token, name, 0)

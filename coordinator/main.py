@@ -141,7 +141,7 @@ async def running(
         tls = _tls(settings)
         records = Records(store)
         key_hex = envelope.public_bytes(key).hex()
-        lost = await _lead(settings, store, key_hex, stack=stack, tell=tell, ended=ended or asyncio.Event())
+        lost = await _lead(settings, url, store, key_hex, stack=stack, tell=tell, ended=ended or asyncio.Event())
         journal = Journal(store, export, now_ms)
         swarm, lineage = await genesis.find_or_make(
             terms,
@@ -251,6 +251,7 @@ async def _first(*events: asyncio.Event) -> None:
 
 async def _lead(
     settings: Settings,
+    url: str,
     store: redis_store.RedisStore,
     coordinator_key: str,
     *,
@@ -260,7 +261,9 @@ async def _lead(
 ) -> asyncio.Event:
     """Waits for the lead, and keeps it until the stack unwinds; brings the store up. Returns what is set when it is
     lost."""
-    lead = Lead(store, _token(), f"the coordinator in {settings.data_dir} on {socket.gethostname()}")
+    line = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)  # a flood of calls must not silence a leader
+    stack.push_async_callback(line.close)
+    lead = Lead(line, _token(), f"the coordinator in {settings.data_dir} on {socket.gethostname()}")
     records = Records(store)
     mirror = branch.Mirror(records, settings.data_dir / LINEAGE)
 
@@ -272,6 +275,7 @@ async def _lead(
     await keep_up()  # first: what is wrong with this folder is said at once, not when its turn has come
     if not await lead.win(ended, tell, keep_up, alone=not settings.store):
         raise EndedError
+    store.epoch = line.epoch
     stack.push_async_callback(lead.leave)
     await _background(lead.keep(), stack)
     await upgrading.upgrade_store(store)

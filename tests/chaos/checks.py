@@ -138,9 +138,10 @@ async def _audit(swarm: Swarm, found: Found) -> None:
 
 def recovery(
     kills: Sequence[tuple[str, float]], faults_at: Sequence[float], acknowledged: Sequence[tuple[str, str, float]],
-    taken_at: dict[str, int],
+    taken_at: dict[str, int], ended_at: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Seconds from a kill to the next acknowledgement of a result that was taken after it, by what was killed.
+    """Seconds from a kill to the next acknowledgement of a result that was taken after it (or to the end, if none
+    came), by what was killed.
 
     Where something else was broken before that came, the time is that of the last thing broken, which is told apart.
     """
@@ -150,9 +151,7 @@ def recovery(
     alone: dict[str, list[float]] = {"coordinator": [], "store": []}
     overlapped: dict[str, list[float]] = {"coordinator": [], "store": []}
     for what, killed_at in kills:
-        next_ack = next((at for at, taken in acks if at > killed_at and taken > killed_at), None)
-        if next_ack is None:
-            continue
+        next_ack = next((at for at, taken in acks if at > killed_at and taken > killed_at), ended_at)
         others = [at for at in faults_at if killed_at < at < next_ack]
         (overlapped if others else alone)[what].append(next_ack - killed_at)
     return {
@@ -170,7 +169,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def longest_silence_s(acknowledged: Sequence[tuple[str, str, float]]) -> float:
-    """Between two acknowledgements, whatever was broken meanwhile."""
-    times = sorted(at for _, _, at in acknowledged)
+def longest_silence_s(acknowledged: Sequence[tuple[str, str, float]], ended_at: float) -> float:
+    """Between two acknowledgements, or the last one and the end, whatever was broken meanwhile."""
+    times = sorted(at for _, _, at in acknowledged if at < ended_at)
+    times.append(ended_at)
     return round(max((after - before for before, after in pairwise(times)), default=0.0), 2)

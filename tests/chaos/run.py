@@ -124,14 +124,15 @@ async def run(
             kinds[fault.kind] += 1
             await breaker.carry_out(fault)
         await breaker.all_mended()
+        ended_at = time.time_ns() / 1e9
         say("all faults are over: the swarm settles")
         await swarm.settle()
         found, taken_at = await checks.check(swarm)
         report = {"faults": count, "seed": seed} | vars(found)
         acknowledged = swarm.acknowledged()
         report |= {
-            "recovery": checks.recovery(breaker.kills, breaker.broken_at, acknowledged, taken_at),
-            "longest_silence_s": checks.longest_silence_s(acknowledged),
+            "recovery": checks.recovery(breaker.kills, breaker.broken_at, acknowledged, taken_at, ended_at),
+            "longest_silence_s": checks.longest_silence_s(acknowledged, ended_at),
             "ended_by_themselves": swarm.surprises(),
             "kinds": dict(sorted(kinds.items())),
             "left_out": dict.fromkeys(without, "no small disk can be mounted here"),

@@ -41,6 +41,7 @@ TRIAL_S = 0.7
 KNOBS = 40
 AUTHORS = 8
 PATCH_EVERY_S = 1.0
+SUBMIT_S = 5.0  # then the author connects anew
 WAIT_S = 60.0  # for anything that is to come
 SETTLE_S = 40.0  # a volunteer's last trial and delivery
 FAREWELLS, FAREWELL_S = 3, 5.0
@@ -106,6 +107,8 @@ class Swarm:
     async def settle(self) -> None:
         """Mends everything, lets the volunteers deliver what they have, and the coordinators come to an end of it."""
         self.mend()
+        if self._authoring.done():
+            self._authoring.result()  # says why nobody submitted any more
         self._authoring.cancel()
         await self._until(lambda: all(one.alive for one in (*self.coordinators.values(), self.store)), "all are back")
         await self._until(lambda: self.front.target, "a coordinator serves")
@@ -227,10 +230,11 @@ class Swarm:
     async def _author(self) -> None:
         authors = [Identity(Ed25519PrivateKey.generate(), "0" * 32) for _ in range(AUTHORS)]
         while True:
-            with contextlib.suppress(VolunteerError, grpc.RpcError):
-                async with asyncio.timeout(10), await Client.open(address.parse(self.swarm_address)) as client:
+            with contextlib.suppress(VolunteerError, grpc.RpcError, TimeoutError):
+                async with await Client.open(address.parse(self.swarm_address)) as client:
                     while True:
-                        await self._submit(client, authors[self._submitted % AUTHORS])
+                        async with asyncio.timeout(SUBMIT_S):
+                            await self._submit(client, authors[self._submitted % AUTHORS])
                         await asyncio.sleep(PATCH_EVERY_S)
             await asyncio.sleep(0.5)
 

@@ -40,7 +40,7 @@ LEASE_S = 4.0
 TRIAL_S = 0.7
 KNOBS = 40
 AUTHORS = 8
-PATCH_EVERY_S = 1.0
+PATCH_EVERY_S = 0.5
 SUBMIT_S = 5.0  # then the author connects anew
 WAIT_S = 60.0  # for anything that is to come
 SETTLE_S = 40.0  # a volunteer's last trial and delivery
@@ -239,13 +239,14 @@ class Swarm:
             await asyncio.sleep(0.5)
 
     async def _submit(self, client: Client, who: Identity) -> None:
-        """One patch in four helps, one in twelve crashes, the others do nothing or harm."""
+        """One patch in four helps, one in four a little, one in twelve crashes, the others do nothing or harm."""
         await enrolling.as_author(client, who, "author", "", lambda line: None)
         best = (await client.best()).best
         before = (await client.fetch_source(best.source_sha256)).decode()
         self._submitted += 1
         kind = self._submitted % 12
-        value = {0: "None", 1: "0.02", 5: "0.03", 9: "0.025"}.get(kind, f"-{self._chance.uniform(0.001, 0.02):.6f}")
+        helps = self._chance.uniform(0.002, 0.004) if kind % 2 else -self._chance.uniform(0.0, 0.02)
+        value = {0: "None", 1: "0.02", 5: "0.03", 9: "0.025"}.get(kind, f"{helps:.6f}")
         knob = f"KNOB_{self._chance.randrange(KNOBS):02d}"
         old = re.search(rf"^{knob} = (.+)$", before, re.MULTILINE)
         assert old is not None

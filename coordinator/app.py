@@ -157,8 +157,9 @@ class App:
 
     async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
         """See `Intake.enroll`; the new machine is planned for."""
+        replayed = await self._intake.is_history(signed)
         identity, machine = await self._intake.enroll(signed)
-        if machine is not None:
+        if machine is not None and not replayed:
             now = float(self._now_ms())
             again = (Rank("seen", machine.machine_id, now), Rank("enrolled", machine.machine_id, now))
             await self.records.store.apply(Change((), again))

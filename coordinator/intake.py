@@ -15,7 +15,7 @@ from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
 from autoresearch.v1.trial_pb2 import Hardware
-from coordinator import admission, inspection, keyring, merging, settling
+from coordinator import admission, inspection, keyring, merging, ordering, settling
 from coordinator.bases import FEW_MACHINES, base_for_new_patches
 from coordinator.changes import change_key
 from coordinator.journal import Draft, Journal, Note
@@ -74,10 +74,16 @@ class Intake:
             machine = _machine(enrolment, identity, owned, now)
             if (identity, machine) == (known, owned):
                 return identity, machine
+            if known is not None and await self.is_history(signed):
+                return known, owned
             price = await self._price(enrolment, verified.public_key) if known is None else Change()
             price = Change((*price.guards, who.unchanged), price.operations)
             if await self._write_enrolment(signed, (known, owned), identity, machine, price=price, at_ms=now):
                 return identity, machine
+
+    async def is_history(self, signed: Envelope) -> bool:
+        """Whether the ledger holds this enrolment. Anybody can read it there and send it again: it changes no more."""
+        return await self._records.store.get("enrolments", sha256_hex(signed.payload)) is not None
 
     async def _price(self, enrolment: Enrolment, public_key: bytes) -> Change:
         """What the enrolment of a new identity uses up.
@@ -121,7 +127,11 @@ class Intake:
         known, owned = before
         unchanged = Holds("identities", identity.identity_id, known.to_bytes() if known else None)
         guards: list[Guard] = [unchanged, *price.guards]
-        operations: list[Operation] = [Put("identities", identity.identity_id, identity.to_bytes()), *price.operations]
+        operations: list[Operation] = [
+            Put("identities", identity.identity_id, identity.to_bytes()),
+            ordering.enrolment_noted(signed.payload, identity.identity_id),
+            *price.operations,
+        ]
         if machine is not None:
             guards.append(Holds("machines", machine.machine_id, owned.to_bytes() if owned else None))
             operations.append(Put("machines", machine.machine_id, machine.to_bytes()))

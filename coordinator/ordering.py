@@ -1,4 +1,4 @@
-"""What an instruction of an operator or approver changes, and a new key, as operations on the store. Pure.
+"""What an instruction of an operator or approver changes, an enrolment and a new key, as operations on the store. Pure.
 
 The same functions serve when it is given (`register`) and when a store is made again from the ledger (`rebuilding`).
 Left out: who may give which (`access`).
@@ -14,6 +14,11 @@ from coordinator.store import Drop, Operation, Put, Rank, Unrank
 
 WAITS = "waiting"  # the verdict of a patch before an approver decided, and the ranking of such patches
 UNSAID = "no reason was given"
+
+
+def enrolment_noted(payload: bytes, identity_id: str) -> Operation:
+    """The ledger holds this enrolment from now on: sent again, it is history."""
+    return Put("enrolments", sha256_hex(payload), identity_id.encode())
 
 
 def role_changed(before: Roles | None, identity_id: str, role: Role, *, holds: bool) -> tuple[Roles, list[Operation]]:

@@ -7,6 +7,7 @@ values. `redis_store.py` is the adapter.
 Tables (id -> JSON unless said otherwise)
     identities   identity id -> Identity            machines    machine id -> Machine
     patches      patch id -> Patch                  fingerprints  candidate's fingerprint -> patch id
+    enrolments   sha256 of an enrolment's payload in the ledger -> identity id
     changes      digest of what a patch changes -> the last patch that did
     sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best,
                                                                 "followed" -> ledger entries that were followed up,

@@ -67,7 +67,7 @@ def submit(  # noqa: PLR0917 - click passes them by name
             report.show(stdout(), Text(line))
 
     async def send(client: Client) -> None:
-        await enrolling.as_author(client, who, name, invitation, tell)
+        await enrolling.as_author(client, who, name, invitation, tell, at_ms=program.CLOCK.wall_ms())
         base = draft.base_commit or (await client.best()).best.commit
         answer = await client.submit(_signed(draft, base, client, who, name))
         if not as_json:

@@ -28,8 +28,9 @@ async def enrolment(
     worker: Worker | None = None,
     invitation: str = "",
     tell: Callable[[str], None],
+    at_ms: int,
 ) -> Envelope:
-    """A signed enrolment of this identity, and of its machine when there is a `worker`.
+    """A signed enrolment of this identity, and of its machine when there is a `worker`. `at_ms`: Unix time.
 
     Raises:
         RefusedError: an operator shut this identity out.
@@ -40,7 +41,7 @@ async def enrolment(
     if standing.HasField("ban"):
         reason = clean_line(standing.ban, limits.REASON_CHARACTERS)
         raise RefusedError(f"the operator of {swarm.address.target} shut this identity out: {reason}")
-    message = Enrolment(protocol=limits.PROTOCOL, swarm_id=swarm.swarm_id, name=name)
+    message = Enrolment(protocol=limits.PROTOCOL, swarm_id=swarm.swarm_id, name=name, signed_at_ms=at_ms)
     if worker is not None:
         message.machine_id = worker.machine_id
         message.hardware.CopyFrom(worker.hardware)
@@ -54,14 +55,16 @@ async def enrolment(
     return envelope.sign(message, envelope.ENROLMENT, who.key)
 
 
-async def as_author(client: Client, who: Identity, name: str, invitation: str, tell: Callable[[str], None]) -> None:
+async def as_author(
+    client: Client, who: Identity, name: str, invitation: str, tell: Callable[[str], None], *, at_ms: int
+) -> None:
     """Enrolls an identity without a machine, unless the swarm knows it.
 
     Raises:
         VolunteerError: as `enrolment`, or the swarm refuses.
     """
     if not (await client.standing(who.identity_id)).enrolled:
-        await client.enroll(await enrolment(client, who, name, invitation=invitation, tell=tell))
+        await client.enroll(await enrolment(client, who, name, invitation=invitation, tell=tell, at_ms=at_ms))
 
 
 async def _solve(client: Client, who: Identity, tell: Callable[[str], None]) -> bytes:

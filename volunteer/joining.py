@@ -73,7 +73,13 @@ async def joined(
         await _get_ready(trials, client.swarm, show)
         worker = Worker(who.key, who.machine_id, machine.hardware, _software(), settings.join.canary)
         enrolment = await enrolling.enrolment(
-            client, who, name, worker=worker, invitation=settings.join.invitation, tell=show.say
+            client,
+            who,
+            name,
+            worker=worker,
+            invitation=settings.join.invitation,
+            tell=show.say,
+            at_ms=clock.wall_ms(),
         )
         enrolled = await client.enroll(enrolment)
         swarm = client.swarm

@@ -23,8 +23,10 @@ def identity(made: Made, entry: Entry) -> Sequence[Operation]:
     known = made.identities.get(body["identity_id"])
     own = Identity(body["identity_id"], body["name"], known.enrolled_at_ms if known else entry.at_ms)
     made.identities[own.identity_id] = own
-    enrolment = Enrolment.FromString(unpacked(body).payload)
-    put = [Put("identities", own.identity_id, own.to_bytes()), *_entered(made, enrolment, known)]
+    payload = unpacked(body).payload
+    enrolment = Enrolment.FromString(payload)
+    noted = ordering.enrolment_noted(payload, own.identity_id)
+    put = [Put("identities", own.identity_id, own.to_bytes()), noted, *_entered(made, enrolment, known)]
     if not body["machine_id"]:
         return put
     owned = made.machines.get(body["machine_id"])

@@ -240,7 +240,7 @@ class Swarm:
 
     async def _submit(self, client: Client, who: Identity) -> None:
         """One patch in four helps, one in four a little, one in twelve crashes, the others do nothing or harm."""
-        await enrolling.as_author(client, who, "author", "", lambda line: None)
+        await enrolling.as_author(client, who, "author", "", lambda line: None, at_ms=self._submitted)
         best = (await client.best()).best
         before = (await client.fetch_source(best.source_sha256)).decode()
         self._submitted += 1

@@ -121,6 +121,7 @@ class Peer:
     """A client on the wire with its own key and machine."""
 
     _ids = itertools.count(1)
+    _instants = itertools.count(1)
 
     def __init__(self, swarm: Swarm, name: str, device: str) -> None:
         self.swarm = swarm
@@ -139,7 +140,8 @@ class Peer:
 
     async def enroll_author(self, **fields: Any) -> volunteer_pb2.EnrollResponse:
         """Makes the identity known, without a machine."""
-        message = Enrolment(protocol=1, swarm_id=self.swarm.swarm_id, name=self.name, **fields)
+        given = {"name": self.name, "signed_at_ms": next(self._instants), **fields}
+        message = Enrolment(protocol=1, swarm_id=self.swarm.swarm_id, **given)
         signed = envelope.sign(message, envelope.ENROLMENT, self.key)
         return await self.swarm.volunteers.Enroll(volunteer_pb2.EnrollRequest(enrolment=signed))
 
@@ -151,6 +153,7 @@ class Peer:
             machine_id=self.machine_id,
             hardware=self.hardware,
             software=trial_pb2.Software(python="3.11", torch="2.13.0", client="0.1.0"),
+            signed_at_ms=next(self._instants),
             **fields,
         )
         signed = envelope.sign(message, envelope.ENROLMENT, self.key)

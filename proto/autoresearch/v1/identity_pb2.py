@@ -26,7 +26,7 @@ from autoresearch.v1 import envelope_pb2 as autoresearch_dot_v1_dot_envelope__pb
 from autoresearch.v1 import trial_pb2 as autoresearch_dot_v1_dot_trial__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61utoresearch/v1/identity.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1b\x61utoresearch/v1/trial.proto\"\xdd\x01\n\tEnrolment\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12+\n\x08hardware\x18\x05 \x01(\x0b\x32\x19.autoresearch.v1.Hardware\x12+\n\x08software\x18\x06 \x01(\x0b\x32\x19.autoresearch.v1.Software\x12\x0c\n\x04work\x18\x07 \x01(\x0c\x12\x12\n\ninvitation\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61nary\x18\t \x01(\x08\"U\n\x0cSessionProof\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x12\n\nmachine_id\x18\x04 \x01(\t\"B\n\rIdentityProof\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"]\n\nSuccession\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x13\n\x0bidentity_id\x18\x03 \x01(\t\x12\x16\n\x0enew_public_key\x18\x04 \x01(\x0c\"]\n\x08Rotation\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12-\n\nsuccession\x18\x03 \x01(\x0b\x32\x19.autoresearch.v1.Envelopeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61utoresearch/v1/identity.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1b\x61utoresearch/v1/trial.proto\"\xf3\x01\n\tEnrolment\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12+\n\x08hardware\x18\x05 \x01(\x0b\x32\x19.autoresearch.v1.Hardware\x12+\n\x08software\x18\x06 \x01(\x0b\x32\x19.autoresearch.v1.Software\x12\x0c\n\x04work\x18\x07 \x01(\x0c\x12\x12\n\ninvitation\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61nary\x18\t \x01(\x08\x12\x14\n\x0csigned_at_ms\x18\n \x01(\x04\"U\n\x0cSessionProof\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x12\n\nmachine_id\x18\x04 \x01(\t\"B\n\rIdentityProof\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"]\n\nSuccession\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12\x13\n\x0bidentity_id\x18\x03 \x01(\t\x12\x16\n\x0enew_public_key\x18\x04 \x01(\x0c\"]\n\x08Rotation\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08swarm_id\x18\x02 \x01(\t\x12-\n\nsuccession\x18\x03 \x01(\x0b\x32\x19.autoresearch.v1.Envelopeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'autoresearch.v1.identity_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLMENT']._serialized_start=113
-  _globals['_ENROLMENT']._serialized_end=334
-  _globals['_SESSIONPROOF']._serialized_start=336
-  _globals['_SESSIONPROOF']._serialized_end=421
-  _globals['_IDENTITYPROOF']._serialized_start=423
-  _globals['_IDENTITYPROOF']._serialized_end=489
-  _globals['_SUCCESSION']._serialized_start=491
-  _globals['_SUCCESSION']._serialized_end=584
-  _globals['_ROTATION']._serialized_start=586
-  _globals['_ROTATION']._serialized_end=679
+  _globals['_ENROLMENT']._serialized_end=356
+  _globals['_SESSIONPROOF']._serialized_start=358
+  _globals['_SESSIONPROOF']._serialized_end=443
+  _globals['_IDENTITYPROOF']._serialized_start=445
+  _globals['_IDENTITYPROOF']._serialized_end=511
+  _globals['_SUCCESSION']._serialized_start=513
+  _globals['_SUCCESSION']._serialized_end=606
+  _globals['_ROTATION']._serialized_start=608
+  _globals['_ROTATION']._serialized_end=701
 # @@protoc_insertion_point(module_scope)

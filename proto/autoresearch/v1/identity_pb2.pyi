@@ -35,6 +35,7 @@ class Enrolment(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     INVITATION_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
+    SIGNED_AT_MS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol version, 1."""
     swarm_id: _builtins.str
@@ -51,6 +52,10 @@ class Enrolment(_message.Message):
     """Where the swarm is by invitation (SwarmInfo.by_invitation): the code, of a new identity."""
     canary: _builtins.bool
     """The machine's owner takes the first run of patches whose author the swarm does not know yet."""
+    signed_at_ms: _builtins.int
+    """Unix time in milliseconds by its signer's clock: what tells an enrolment from an earlier one that says the same. One
+    that the ledger holds already changes nothing any more.
+    """
     @_builtins.property
     def hardware(self) -> _trial_pb2.Hardware:
         """Absent when machine_id is empty."""
@@ -71,10 +76,11 @@ class Enrolment(_message.Message):
         work: _builtins.bytes = ...,
         invitation: _builtins.str = ...,
         canary: _builtins.bool = ...,
+        signed_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "software", b"software"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "hardware", b"hardware", "invitation", b"invitation", "machine_id", b"machine_id", "name", b"name", "protocol", b"protocol", "software", b"software", "swarm_id", b"swarm_id", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "hardware", b"hardware", "invitation", b"invitation", "machine_id", b"machine_id", "name", b"name", "protocol", b"protocol", "signed_at_ms", b"signed_at_ms", "software", b"software", "swarm_id", b"swarm_id", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from autoresearch import envelope
 from autoresearch.v1.patch_pb2 import PatchSubmission
+from coordinator.archive import Archive
 from coordinator.embedded_server import find_binary
 from tests.chaos.processes import Disk, Program
 from tests.chaos.relay import Front, Relay
@@ -271,8 +272,15 @@ class Swarm:
             length = await self.redis.llen(f"{prefix}:list:ledger")
             followed = int(await self.redis.hget(f"{prefix}:table:meta", "followed") or 0)
             leases = await self.redis.hlen(f"{prefix}:table:leases")
-            return followed == length and leases == 0
+            if followed == length and leases == 0:
+                best = json.loads(await self.redis.hget(f"{prefix}:table:meta", "best"))
+                return all(self._caught_up(name, length, best["commit"]) for name in self.coordinators)
         return False
+
+    def _caught_up(self, name: str, length: int, commit: str) -> bool:
+        """Whether a coordinator's folder has everything; the one that stands by looks a few times a second."""
+        tip = self.data(name) / "lineage.git" / "refs" / "heads" / "best"
+        return tip.read_text().strip() == commit and sum(1 for _ in Archive(self.data(name)).lines()) == length
 
     async def _until(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + WAIT_S

@@ -1,10 +1,11 @@
 """Everything that reads bytes from outside: real inputs to begin from, and the only errors that may come out.
 
-`python -m tests.hostile.parsers NAME [-runs=N ...]` fuzzes one with atheris, guided by the code that it reaches.
+Left out: where inputs come from (`test_parsers.py`, `fuzz.py`).
 """
 
+import atexit
 import json
-import sys
+import shutil
 import tempfile
 import unicodedata
 from base64 import b64encode
@@ -99,7 +100,9 @@ class Parser:
 @cache
 def scratch() -> Path:
     """A folder for parsers of files."""
-    return Path(tempfile.mkdtemp(prefix="hostile-"))
+    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def said(data: bytes) -> str:
@@ -368,23 +371,3 @@ PARSERS: dict[str, Parser] = {
     "settings of a coordinator": Parser(coordinator_settings, (b"0.0.0.0:1\nauto", b"work:6")),
     "settings of a volunteer": Parser(volunteer_settings, (b"a:1\n/x\n/y\n/z", b"\n~\n~nobody/x"), (HomeError,)),
 }
-
-
-def main(arguments: list[str]) -> None:
-    """Fuzzes one parser until atheris has made its runs; ends with an error at the first undocumented exception."""
-    import atheris  # noqa: PLC0415 - only where there is one
-
-    name, *options = arguments
-    parser = PARSERS[name]
-    instrumented = {id(value): value for value in vars(sys.modules[__name__]).values() if callable(value)}
-    assert instrumented
-    corpus = scratch() / "corpus"
-    corpus.mkdir()
-    for number, seed in enumerate(parser.seeds):
-        (corpus / str(number)).write_bytes(seed)
-    atheris.Setup([sys.argv[0], str(corpus), "-max_len=4096", "-verbosity=0", *options], parser.take)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -100,6 +100,6 @@ def test_a_million_inputs(name: str) -> None:
 @pytest.mark.parametrize("name", PARSERS)
 def test_inputs_that_reach_new_code(name: str) -> None:
     runs = ATHERIS_RUNS // PARSERS[name].cost
-    command = [sys.executable, "-m", "tests.hostile.parsers", name, f"-runs={runs}", "-seed=1", "-timeout=20"]
+    command = [sys.executable, "-m", "tests.hostile.fuzz", name, f"-runs={runs}", "-seed=1", "-timeout=20"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]

@@ -52,6 +52,7 @@ def train(orders: Mapping[str, Any], read_fd: int, write_fd: int) -> None:
     source = _load_source(Path(orders["source"]))
     _offered(source, "build_model")
     model = _offered(source, "main")(session)
+    session.finish()
     if not isinstance(model, torch.nn.Module):
         raise CandidateError("main(session) must return the trained model")
     save_weights(model, Path(orders["weights"]))

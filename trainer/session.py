@@ -63,6 +63,7 @@ class Session:
         self._write_fd = write_fd
         self._steps = 0
         self._loss: float | None = None
+        self._unanswered = 0  # requests
 
     @property
     def device(self) -> torch.device:
@@ -71,12 +72,13 @@ class Session:
     def batches(self, rows: int, *, ahead: int | None = None) -> Iterator[Batch]:
         """Batches of `rows` rows until the budget is spent. The clock starts with the first one.
 
-        `ahead` batches are asked for before they are needed, which hides the copy to a GPU; on a CPU it gains nothing.
-        A GPU works behind the program that tells it what to do, by one step at most here: were it more, the last
-        steps would be worked off after the budget is spent.
+        `ahead` batches are asked for before they are needed, one unless another number is given: that hides the copy to
+        a GPU, and spares a CPU the wait, after which its caches are somebody else's (a tenth of the speed where others
+        are busy). A GPU works behind the program that tells it what to do, by one step at most here: were it more, the
+        last steps would be worked off after the budget is spent.
         """
         behind = 1 if self.device.type == "cuda" else 0
-        ahead = behind if ahead is None else ahead
+        ahead = 1 if ahead is None else ahead
         queued: deque[Callable[[], None]] = deque()  # each waits until a step is done
         finished = 0
         self._ask(rows, finished)
@@ -89,6 +91,11 @@ class Session:
                 finished += 1
             for _ in range(1 + ahead if is_first else 1):
                 self._ask(rows, finished)
+
+    def finish(self) -> None:
+        """Take in what was asked for and not used. Called when `main` has returned: the next word is another's."""
+        while self._unanswered:
+            self._read()
 
     def random_batch(self, rows: int) -> Batch:
         """Random tokens in a batch's shape: for compiling and warming up before the first batch. On a CPU that is part
@@ -114,15 +121,21 @@ class Session:
         loss = self._loss if self._loss is not None and np.isfinite(self._loss) else None
         said = {"rows": rows, "step": self._steps, "loss": loss, "finished": finished}
         write_frame(self._write_fd, Frame({"kind": "want", **said}))
+        self._unanswered += 1
 
     def _receive(self, rows: int) -> Batch | None:
-        frame = read_frame(self._read_fd, MAX_BATCH_BYTES)
-        if frame is None:
-            raise ConnectionError("the trial has ended")
+        frame = self._read()
         if frame.kind != "batch":
             return None
         row = torch.from_numpy(np.frombuffer(frame.payload, dtype="<u2").astype(np.int64).reshape(rows, -1))
         return Batch(*self._split(row), share=float(frame.header["share"]))
+
+    def _read(self) -> Frame:
+        frame = read_frame(self._read_fd, MAX_BATCH_BYTES)
+        if frame is None:
+            raise ConnectionError("the trial has ended")
+        self._unanswered -= 1
+        return frame
 
     def _split(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         on_gpu = self.device.type == "cuda"

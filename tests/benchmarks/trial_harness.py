@@ -114,7 +114,7 @@ class Turns:
     ratios: dict[str, list[float]] = field(default_factory=lambda: {"spent_s": [], "wall_s": []})
     _batch_tokens: int = 0
     _began: Turn | None = None  # where the harness's turn began, counted from the trial's start
-    _skip: bool = True
+    _skip: int = 3  # reports: to begin with, until one batch is always ahead of what is computed; after a pause, one
     _inside: list[Turn] = field(default_factory=list)
     _outside: list[Turn] = field(default_factory=list)
 
@@ -123,8 +123,11 @@ class Turns:
             return
         self._batch_tokens = self._batch_tokens or progress.tokens  # the first report comes with the first batch
         now = Turn(progress.tokens, progress.share * self.budget_s, self.clock())
-        if self._skip or self._began is None:
-            self._began, self._skip = (None, False) if self._skip else (now, False)
+        if self._skip:
+            self._skip -= 1
+            return
+        if self._began is None:
+            self._began = now
             return
         if now.tokens - self._began.tokens < self.batches * self._batch_tokens:
             return
@@ -132,7 +135,7 @@ class Turns:
         self._began = now
         if len(self._inside) == 1:
             self._outside = [self.rival.turn(self.batches) for _ in range(TURNS)]
-            self._began, self._skip = None, True
+            self._began, self._skip = None, 1
         if len(self._inside) == TURNS:
             for clock, found in self.ratios.items():
                 found.append(quartet_ratio(self._inside, self._outside, clock))

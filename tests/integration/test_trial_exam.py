@@ -34,6 +34,11 @@ BEFORE = "    mean = None\n"
 AVERAGED = """
         mean = model.table.detach().clone() if mean is None else mean.lerp(model.table.detach(), 0.1)
 """
+STOPPING = ("in session.batches(rows=32)", "in served")
+BREAK = """
+        if batch.share > 0.5:
+            break
+"""
 # Whatever a session leaves behind: threads that still run, global settings, gradients, training mode.
 UNTIDY = """
     import threading
@@ -56,8 +61,13 @@ TIED = (
         pytest.param(changed(BIGRAM, (FORWARD, DROPOUT), (END, UNTIDY)), marks=pytest.mark.full),
         changed(BIGRAM, (START, START + BEFORE), (STEP, STEP + AVERAGED), (END, "    model.table.data = mean\n" + END)),
         pytest.param(changed(BIGRAM, (TABLE, TIED)), marks=pytest.mark.full),
+        changed(BIGRAM, ("session.batches(rows=32)", "session.batches(rows=32, ahead=3)")),
+        pytest.param(
+            changed(BIGRAM, (START, START + "    served = session.batches(rows=32)\n"), STOPPING, (STEP, STEP + BREAK)),
+            marks=pytest.mark.full,
+        ),
     ],
-    ids=["half-precision", "dropout-and-untidy", "averaged", "tied"],
+    ids=["half-precision", "dropout-and-untidy", "averaged", "tied", "far-ahead", "stops-early"],
 )
 def test_an_honest_model_passes_whatever_its_habits(bench, source):
     result = bench.run(source, limits={"stretch": 90.0, "exam_s": 600.0})  # on a busy machine too

@@ -68,7 +68,7 @@ class Policy:
     # swarms 1 to 2 % of the gain; 4 % catch little more (simulated).
     known_answer_share: float = 0.02
     known_answer_deltas: float = 5.0  # how much it must lose, in the rule's delta: seen through by one trial or two
-    known_answers: int = 3  # wanted per base: an identity never gets one twice
+    known_answers: int = 3  # wanted per base; an identity gets one there, for all share its baselines
     quarantined_every_ms: int = HOUR_MS  # a machine in quarantine runs one trial in this time, which does not count
 
     # --- strangers' code ---

@@ -641,6 +641,13 @@ def test_known_answers_take_their_share_of_draws(draw: float) -> None:
     assert known == (draw < DEFAULT_POLICY.known_answer_share)
 
 
+def test_nobody_answers_twice_against_the_same_baselines() -> None:
+    planner = a_planner([a_patch("p")], [a_machine("bea"), a_machine("cyd")])
+    planner.set_known_losses([replace(LOSS, seen=frozenset({"bea"})), replace(LOSS, patch_id="worse")])
+    due = DEFAULT_POLICY.known_answer_share / 2
+    assert (chosen(planner, "bea's", due), chosen(planner, "cyd's", due)[:5]) == ("p", "known")
+
+
 def test_without_known_answers_the_worst_parked_patch_is_confirmed_by_others() -> None:
     bad = parked("bad", -2.9, gain_bpb=-0.02)
     planner = a_planner([a_patch("p"), bad, parked("poor", -2.9, gain_bpb=-0.005)], [a_machine("bea")])

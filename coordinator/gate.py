@@ -175,7 +175,7 @@ async def _translated(context: Any) -> AsyncIterator[None]:
     """An error ends the call with its status."""
     try:
         yield
-    except grpc.aio.AbortError:
+    except grpc.aio.BaseError:  # told already, or the peer hung up before it could be
         raise
     except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
         await abort(error, context)

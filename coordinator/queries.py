@@ -280,7 +280,8 @@ class Queries:
             start += len(lines)
             if not lines and not follow:
                 return
-            if not lines:
+            # A thousand followers must not ask the store a thousand times.
+            while follow and self._export.length <= start:  # noqa: ASYNC110 - its growth is for writers to wait for
                 await asyncio.sleep(LOOK_EVERY_S)
 
     def ledger_lines(self, start: int) -> AsyncIterator[bytes]:

@@ -45,7 +45,9 @@ _MESSAGES: Final[dict[Link, dict[str, Link]]] = {
     Link.CLOSED: {},
 }
 
-_BACKOFF_S: Final = 1.0  # first wait before connecting again; doubles
+_BACKOFF_S: Final = 1.0  # first wait before connecting again
+# Each next one is longer by this. Doubling would leave six seconds without a try just when another one has taken over.
+_BACKOFF_GROWTH: Final = 1.5
 _BACKOFF_MOST_S: Final = 60.0
 _BEAT_SHARE: Final = 0.8  # of the coordinator's heartbeat interval: room for a busy machine's late timers
 _HEARTBEAT_S: Final = (0.2, 300.0)  # a coordinator's wish outside is cut to this
@@ -201,7 +203,7 @@ class Step:
         if not lost.retry:
             self.end(lost.reason, Ending.NOW)
             return
-        wait_s = min(_BACKOFF_MOST_S, _BACKOFF_S * 2.0 ** min(state.attempts, 10))
+        wait_s = min(_BACKOFF_MOST_S, _BACKOFF_S * _BACKOFF_GROWTH ** min(state.attempts, 20))
         state.reconnect_at = self.now_s + wait_s * (0.5 + lost.chance / 2)
         state.attempts += 1
 

@@ -137,23 +137,26 @@ async def _audit(swarm: Swarm, found: Found) -> None:
 
 
 def recovery(
-    kills: Sequence[tuple[str, float]], faults_at: Sequence[float], acknowledged: Sequence[tuple[str, str, float]],
-    taken_at: dict[str, int], ended_at: float,
-) -> dict[str, Any]:  # fmt: skip
+    kills: Sequence[tuple[str, float, bool]],
+    faults_at: Sequence[float],
+    acknowledged: Sequence[tuple[str, str, float]],
+    taken_at: dict[str, int],
+    ended_at: float,
+) -> dict[str, Any]:
     """Seconds from a kill to the next acknowledgement of a result that was taken after it (or to the end, if none
     came), by what was killed.
 
-    Where something else was broken before that came, the time is that of the last thing broken, which is told apart.
+    Where something else was broken just before or before that came, the time is told apart.
     """
     acks = sorted(
         (at, taken_at[digest] / 1000) for digest, status, at in acknowledged if status in TAKEN and digest in taken_at
     )
     alone: dict[str, list[float]] = {"coordinator": [], "store": []}
     overlapped: dict[str, list[float]] = {"coordinator": [], "store": []}
-    for what, killed_at in kills:
+    for what, killed_at, calm in kills:
         next_ack = next((at for at, taken in acks if at > killed_at and taken > killed_at), ended_at)
         others = [at for at in faults_at if killed_at < at < next_ack]
-        (overlapped if others else alone)[what].append(next_ack - killed_at)
+        (alone if calm and not others else overlapped)[what].append(next_ack - killed_at)
     return {
         what: {
             "kills": len(alone[what]) + len(overlapped[what]),

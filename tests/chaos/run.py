@@ -29,6 +29,7 @@ from tests.chaos.swarm import Swarm, TroubleError
 
 RECOVERED_S = 10.0  # without an operator's hand
 ALONE_MOST_S = 15.0
+CALM_S, CALM_MOST_S = 5.0, 20.0  # a coordinator that was started again stands by within them
 
 
 class Breaker:
@@ -36,7 +37,7 @@ class Breaker:
 
     def __init__(self, swarm: Swarm, say: Callable[[str], None]) -> None:
         self.swarm = swarm
-        self.kills: list[tuple[str, float]] = []
+        self.kills: list[tuple[str, float, bool]] = []  # what, when, and whether all was well then
         self.broken_at: list[float] = []
         self._say = say
         self._mending: set[asyncio.Task[None]] = set()
@@ -44,7 +45,8 @@ class Breaker:
     async def carry_out(self, fault: Fault) -> None:
         """Breaks one thing; what lasts is mended in the background."""
         await asyncio.sleep(fault.wait_s)
-        mend = await self._break(fault)
+        calm = fault.alone and await self._calm()
+        mend = await self._break(fault, calm=calm)
         if fault.lasts_s:
             task = asyncio.create_task(self._later(fault.lasts_s, mend))
             self._mending.add(task)
@@ -56,7 +58,21 @@ class Breaker:
         """Waits for what lasts."""
         await asyncio.gather(*self._mending)
 
-    async def _break(self, fault: Fault) -> Callable[[], None]:
+    async def _calm(self) -> bool:
+        """Waits until nothing is broken and a while has passed; False when that does not come."""
+        swarm, deadline, well_since = self.swarm, time.monotonic() + CALM_MOST_S, time.monotonic()
+        while time.monotonic() < deadline:
+            programs = (swarm.store, *swarm.coordinators.values(), *swarm.volunteers)
+            if self._mending or not all(program.alive for program in programs):
+                well_since = time.monotonic()
+            since = self.broken_at[-1] if self.broken_at else 0.0
+            served = any(at > since for _, status, at in swarm.acknowledged() if status in checks.TAKEN)
+            if served and time.monotonic() - well_since > CALM_S:
+                return True
+            await asyncio.sleep(0.2)
+        return False
+
+    async def _break(self, fault: Fault, *, calm: bool) -> Callable[[], None]:
         swarm, verb, what = self.swarm, *fault.kind.split(" ", 1)
         leader = await swarm.leader()
         name = {"leader": leader, "standby": "b" if leader == "a" else "a", "leader from store": leader}.get(
@@ -71,7 +87,7 @@ class Breaker:
         self._say(f"{fault.number + 1}: {fault.kind} ({program.name}), {fault.lasts_s:.1f} s")
         self.broken_at.append(time.time_ns() / 1e9)
         if fault.kind in faults.MEASURED and program.alive:
-            self.kills.append((faults.MEASURED[fault.kind], self.broken_at[-1]))
+            self.kills.append((faults.MEASURED[fault.kind], self.broken_at[-1], calm))
         match verb:
             case "kill":
                 program.kill()

@@ -110,13 +110,13 @@ def test_commands_are_read_up_to_one_that_was_cut_short() -> None:
 def test_a_recovery_is_told_from_one_that_something_else_disturbed() -> None:
     acks = [("a", "accepted", 10.5), ("b", "accepted", 13.0), ("c", "duplicate", 27.0), ("d", "refused", 20.5)]
     taken = {"a": 9_900, "b": 12_900, "c": 26_000}
-    found = checks.recovery([("store", 10.0), ("coordinator", 20.0)], [10.0, 20.0, 22.0], acks, taken, 30.0)
+    found = checks.recovery([("store", 10.0, True), ("coordinator", 20.0, True)], [10.0, 20.0, 22.0], acks, taken, 30.0)
     assert found["store"] == {"kills": 1, "median_s": 3.0, "max_s": 3.0, "overlapped_max_s": None}  # a was on its way
     assert found["coordinator"] == {"kills": 1, "median_s": None, "max_s": None, "overlapped_max_s": 7.0}
     assert checks.longest_silence_s(acks, 30.0) == 7.5
 
 
 def test_a_swarm_that_never_recovers_is_seen() -> None:
-    found = checks.recovery([("store", 10.0)], [10.0], [("a", "accepted", 5.0)], {"a": 4_000}, 60.0)
+    found = checks.recovery([("store", 10.0, True)], [10.0], [("a", "accepted", 5.0)], {"a": 4_000}, 60.0)
     assert found["store"]["max_s"] == 50.0
     assert checks.longest_silence_s([("a", "accepted", 5.0)], 60.0) == 55.0

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from autoresearch import limits, merkle
+from autoresearch import limits
 from autoresearch.judging import ledger
 from autoresearch.judging.model import Patch
 from autoresearch.judging.periods import counts
@@ -27,6 +27,7 @@ from coordinator.watching import Watch
 LOOK_EVERY_S = 0.2  # a follower sees a new event this late at most
 OWN_IMPROVEMENTS = 10  # patches shown for a hardware class that they help while harming another
 LEDGER_PAGE = 500  # lines read at once
+ENTRIES_MOST = 2**53  # of a ledger, ever; the store counts to 2^63
 
 
 class Queries:
@@ -310,5 +311,5 @@ class Queries:
 
 
 def _check_start(start: int) -> None:
-    if start >> merkle.MOST_LEVELS:
+    if start > ENTRIES_MOST:
         raise InvalidRequestError(f"no ledger has an entry {start}")

@@ -190,6 +190,9 @@ async def test_withdrawing_an_unknown_patch(swarm: Swarm) -> None:
 MALFORMED: dict[str, Callable[[Swarm], Awaitable[Any]]] = {
     "hex digits": lambda swarm: swarm.volunteers.FetchSource(volunteer_pb2.FetchSourceRequest(source_sha256="../../x")),
     "verdicts are among": lambda swarm: swarm.patches.ListPatches(patches_pb2.ListPatchesRequest(verdicts=[99])),
+    "no ledger has an entry": lambda swarm: swarm.board.WatchEvents(
+        board_pb2.WatchEventsRequest(start=2**63 - 100)
+    ).read(),
     "page": lambda swarm: swarm.patches.ListPatches(patches_pb2.ListPatchesRequest(page_token="\x00")),
 }
 

@@ -19,7 +19,6 @@ from coordinator import admission, inspection, keyring, merging, ordering, settl
 from coordinator.bases import FEW_MACHINES, base_for_new_patches
 from coordinator.changes import change_key
 from coordinator.journal import Draft, Journal, Note
-from coordinator.lineage import Lineage
 from coordinator.quotas import OPEN_PATCHES_MOST
 from coordinator.records import Records, Swarm
 from coordinator.refusals import AlreadyExistsError, InvalidRequestError, NotAllowedError, NotFoundError, NotNowError
@@ -40,7 +39,6 @@ class Intake:
         swarm: Swarm,
         records: Records,
         journal: Journal,
-        lineage: Lineage,
         now_ms: Callable[[], int],
         *,
         enrolment: EnrolmentTerms,
@@ -51,7 +49,6 @@ class Intake:
         self._swarm = swarm
         self._records = records
         self._journal = journal
-        self._lineage = lineage
         self._now_ms = now_ms
 
     async def enroll(self, signed: Envelope) -> tuple[Identity, Machine | None]:
@@ -167,7 +164,7 @@ class Intake:
 
     async def _admit(self, patch_id: str, submission: PatchSubmission, author_id: str) -> tuple[Patch, str, str]:
         """The patch, its candidate, and the key of what it changes."""
-        their_base = await asyncio.to_thread(self._source_at, submission.base_commit)
+        their_base = await self._source_at(submission.base_commit)
         admitted = await asyncio.to_thread(admission.admit, submission.diff, their_base)
         base, source = await self._based(submission.base_commit, their_base, admitted.candidate_source)
         base_source = await self._text(base)
@@ -253,10 +250,12 @@ class Intake:
         patches = await self._records.patches([member for member, _ in latest])
         return sum(patch.verdict in (*UNDECIDED, "waiting") for patch in patches)
 
-    def _source_at(self, commit: str) -> str:
-        if not self._lineage.contains(commit):
+    async def _source_at(self, commit: str) -> str:
+        """From the store, which names a best before the branch has reached it."""
+        found = next((best for best in await self._records.lineage() if best.commit == commit), None)
+        if found is None:
             raise NotFoundError(f"commit {commit[:12]} is not in the lineage of this swarm: check out the best again")
-        return self._lineage.source_at(commit)
+        return await self._text(found)
 
     async def _write_patch(
         self, signed: Envelope, submission: PatchSubmission, patch: Patch, source: str, change: str, *, theirs: Holds

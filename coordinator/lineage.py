@@ -149,12 +149,6 @@ class Lineage:
         except GitFailedError as error:
             raise UnknownCommitError(commit) from error
 
-    def contains(self, commit: str) -> bool:
-        """Whether the commit is the tip or an ancestor of it."""
-        if _COMMIT_ID.fullmatch(commit) is None:
-            return False
-        return self._git.call("merge-base", "--is-ancestor", commit, _REF).status == 0
-
     def build_promotion(
         self,
         parent_commit: str,

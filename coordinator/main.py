@@ -163,7 +163,7 @@ async def running(
         register_ = Register(swarm, records, journal, now_ms)
         await _first_operator(settings, swarm, key, register_)
         approval = Approval(settings.approval)
-        intake = Intake(swarm, records, journal, lineage, now_ms, enrolment=enrolment, approval=approval)
+        intake = Intake(swarm, records, journal, now_ms, enrolment=enrolment, approval=approval)
         chance = Chance(token=_token, seed=_seed)
         lease_ms = round(settings.lease_s * 1000)
         promoter = Promoter(swarm, records, journal, lineage, now_ms)

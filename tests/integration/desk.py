@@ -111,9 +111,7 @@ class Desk:
             return self.now
 
         records, journal, lineage = self.records, self.journal, self.lineage
-        self.intake = Intake(
-            swarm, records, journal, lineage, clock, enrolment=EnrolmentTerms(), approval=Approval.AUTO
-        )
+        self.intake = Intake(swarm, records, journal, clock, enrolment=EnrolmentTerms(), approval=Approval.AUTO)
         chance = Chance(token=lambda: f"{next(_NAMES):032x}", seed=lambda: 1)
         self.dispatch = Dispatch(
             swarm, records, journal, self.key, now_ms=clock, chance=chance, lease_ms=60_000, touched=lambda line: None

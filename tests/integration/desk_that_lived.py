@@ -74,7 +74,7 @@ async def govern(desk: Desk, author: Juror, somebody: Juror) -> None:
 def intake(desk: Desk, enrolment: Enrolment, approval: Approval) -> Intake:
     """Another front door, with other terms."""
     return Intake(
-        desk.swarm, desk.records, desk.journal, desk.lineage, lambda: desk.now, enrolment=enrolment, approval=approval
+        desk.swarm, desk.records, desk.journal, lambda: desk.now, enrolment=enrolment, approval=approval
     )  # fmt: skip
 
 

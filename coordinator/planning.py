@@ -315,9 +315,9 @@ class Planner:
         if draw >= share:
             return None
         known = self._known.get(instead_of.base_sha256, ())
-        if any(asker.identity in own.seen for own in known):
-            return None  # two answers against the same baselines would be one mistake counted twice
         new = [own for own in known if asker.identity != own.author_id]
+        if any(asker.identity in own.seen for own in known):
+            new = []  # two answers against the same baselines would be one mistake counted twice
         if new:
             return Choice(Kind.KNOWN_ANSWER, known=new[int(draw / share * len(new))])
         if len(known) >= self._policy.known_answers:

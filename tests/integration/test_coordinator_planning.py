@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,15 @@ from coordinator.planning import Why
 from coordinator.policy import DEFAULT_POLICY
 from coordinator.redis_store import RedisStore
 from coordinator.scheduling import Scheduler
-from tests.integration.swarm_on_wire import Peer, Starter, Swarm, change
+from tests.integration.swarm_on_wire import SOURCE, Peer, Starter, Swarm, change
 from tests.integration.test_coordinator_access import instruct, operator, role_change
 
 DAY_MS = 24 * 3600 * 1000
 CARDS = ("H100", "A100", "RTX 4090")
 
 
-def a_diff(number: int) -> bytes:
-    return change("RATE = 0.003", f"RATE = 0.1{number:03}")
+def a_diff(number: int, source: str = SOURCE) -> bytes:
+    return change("RATE = 0.003", f"RATE = 0.1{number:03}", source)
 
 
 async def three(swarm: Swarm) -> list[Peer]:
@@ -108,31 +108,51 @@ async def test_a_slow_baseline_is_done_again_and_does_not_count(swarm: Swarm) ->
     assert found.evidence.votes[0].gain_bpb == pytest.approx(-0.1)  # not +0.1, as beside the slow one
 
 
-async def lose_twice(swarm: Swarm, peers: list[Peer], bad: list[Patch]) -> None:
-    """Two identities find out how bad the patches are."""
+async def lose_twice(swarm: Swarm, peers: list[Peer], bad: list[Patch], base: float = 1.0) -> None:
+    """Two identities find out how bad the patches are, on a base of such a val_bpb."""
     for peer in peers[:2]:
-        await peer.work(lambda order: 1.0)
-        ran = {(await peer.work(lambda order: 1.5)).source_sha256 for _ in bad}
+        await peer.work(lambda order: base)
+        ran = {(await peer.work(lambda order: base + 0.5)).source_sha256 for _ in bad}
         assert ran == {patch.candidate_sha256 for patch in bad}
         for patch in bad:
             await swarm.verdict(patch.patch_id, "parked" if peer is peers[0] else "rejected")
+
+
+async def on_two_bases(swarm: Swarm, tested: Callable[[float, list[Patch]], Awaitable[None]]) -> tuple[Patch, ...]:
+    """A base on which two patches are known to lose, the promotion of a good one, and two that lose on the next.
+
+    `tested`: what the third identity does on a base of such a val_bpb, before it is given anything else.
+    """
+    author, peers = swarm.peer("author"), await three(swarm)
+    bad = [await author.submit(a_diff(number)) for number in range(2)]
+    good = await author.submit(change("WIDTH = 128", "WIDTH = 256"))
+    await lose_twice(swarm, peers, bad)
+    await tested(1.0, bad)
+    for peer in peers:
+        assert (await peer.work(lambda order: 0.9)).source_sha256 == good.candidate_sha256
+    await swarm.verdict(good.patch_id, "promoted")
+    best = SOURCE.replace("WIDTH = 128", "WIDTH = 256")
+    worse = [await author.submit(a_diff(number, best)) for number in (2, 3)]
+    last = await author.submit(change("(WIDTH, config)", "(config, WIDTH)", best))
+    await lose_twice(swarm, peers, worse, 0.9)
+    await tested(0.9, worse)
+    return (*bad, *worse, last)
 
 
 async def test_who_invents_numbers_is_found_by_trials_with_a_known_answer(
     starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with drawing(starter, 0.0, monkeypatch) as swarm:
-        author = swarm.peer("author")
-        bad = [await author.submit(a_diff(number)) for number in range(2)]
-        good = await author.submit(change("WIDTH = 128", "WIDTH = 256"))
-        peers = await three(swarm)
-        await lose_twice(swarm, peers, bad)
-        liar = peers[2]
-        base = await liar.work(lambda order: 1.0)
-        for _ in bad:
-            order = await liar.work(lambda order: 1.0)  # as if the patch did nothing
+
+        async def invent(base_bpb: float, bad: list[Patch]) -> None:
+            liar = swarm.peers[-1]
+            base = await liar.work(lambda order: base_bpb)
+            order = await liar.work(lambda order: base_bpb)  # as if the patch did nothing
             assert order.source_sha256 in {patch.candidate_sha256 for patch in bad}
             assert {field.name for field, _ in order.ListFields()} == {field.name for field, _ in base.ListFields()}
+
+        *bad, last = await on_two_bases(swarm, invent)
+        _, *honest, liar = swarm.peers
 
         async def caught() -> list[dict[str, Any]]:
             return entries(swarm, "quarantine")
@@ -140,7 +160,7 @@ async def test_who_invents_numbers_is_found_by_trials_with_a_known_answer(
         (held,) = await swarm.until(caught)
         assert (held["identity_id"], held["suspicion"]) == (liar.identity_id, "invents")
         known = [body for body in entries(swarm, "result") if body["known_answer"]]
-        assert {body["known_answer"] for body in known} == {patch.patch_id for patch in bad}
+        assert len({body["known_answer"] for body in known} & {patch.patch_id for patch in bad}) == 2
         assert all(body["patch_id"] == "" and body["known_effect_bpb"] > 0.1 for body in known)
         replay = Replay()
         replay.follow(ledger.parse(line) for line in swarm.running.ledger.read_bytes().splitlines())
@@ -151,20 +171,20 @@ async def test_who_invents_numbers_is_found_by_trials_with_a_known_answer(
         answer = await liar.ask()
         assert isinstance(answer, volunteer_pb2.NoOrder)
         assert "quarantine" in answer.reason
-        assert (await peers[0].order()).source_sha256 == good.candidate_sha256
+        assert (await honest[0].order()).source_sha256 == last.candidate_sha256
 
 
 async def test_who_runs_what_is_sent_answers_as_known(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     async with drawing(starter, 0.0, monkeypatch) as swarm:
-        author = swarm.peer("author")
-        bad = [await author.submit(a_diff(number)) for number in range(2)]
-        good = await author.submit(change("WIDTH = 128", "WIDTH = 256"))
-        peers = await three(swarm)
-        await lose_twice(swarm, peers, bad)
-        await peers[2].work(lambda order: 1.0)
-        for _ in bad:
-            await peers[2].work(lambda order: 1.5)
-        assert (await peers[2].order()).source_sha256 == good.candidate_sha256  # nobody gets one twice
+
+        async def run(base_bpb: float, bad: list[Patch]) -> None:
+            peer = swarm.peers[-1]
+            await peer.work(lambda order: base_bpb)
+            order = await peer.work(lambda order: base_bpb + 0.5)
+            assert order.source_sha256 in {patch.candidate_sha256 for patch in bad}
+
+        *_, last = await on_two_bases(swarm, run)
+        assert (await swarm.peers[-1].order()).source_sha256 == last.candidate_sha256  # one on the same baselines
         assert entries(swarm, "quarantine") == []
 
 

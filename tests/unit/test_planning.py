@@ -646,6 +646,8 @@ def test_nobody_answers_twice_against_the_same_baselines() -> None:
     planner.set_known_losses([replace(LOSS, seen=frozenset({"bea"})), replace(LOSS, patch_id="worse")])
     due = DEFAULT_POLICY.known_answer_share / 2
     assert (chosen(planner, "bea's", due), chosen(planner, "cyd's", due)[:5]) == ("p", "known")
+    planner.put_patch(parked("bad", -2.9, gain_bpb=-0.02))
+    assert chosen(planner, "bea's", due) == "bad"  # confirming another is no test of her
 
 
 def test_without_known_answers_the_worst_parked_patch_is_confirmed_by_others() -> None:

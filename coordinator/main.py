@@ -31,25 +31,17 @@ from autoresearch.v1 import (
 from coordinator import branch, genesis, keys, listening, redis_store, tokens, upgrading
 from coordinator.app import App
 from coordinator.checkpoints import Checkpoints
-from coordinator.confirming import Confirmer
-from coordinator.deciding import Decider
-from coordinator.dispatch import Chance, Dispatch
+from coordinator.dispatch import Chance
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import CoordinatorError, OperatorError
 from coordinator.export import LedgerExport
-from coordinator.following import Follower
 from coordinator.gate import Gate
 from coordinator.hub import Hub
-from coordinator.intake import Intake
 from coordinator.journal import Journal
 from coordinator.keyring import Keys
 from coordinator.leading import Lead
-from coordinator.policy import DEFAULT_POLICY, Canaries
-from coordinator.promoting import Promoter
-from coordinator.queries import Queries
 from coordinator.records import Records, Swarm
 from coordinator.register import Register
-from coordinator.scheduling import Scheduler
 from coordinator.service import Edge, register
 from coordinator.settings import (
     ADDRESS,
@@ -58,13 +50,12 @@ from coordinator.settings import (
     OPERATOR_KEY,
     SIGNING_KEY,
     STORE_NAME,
-    Approval,
     Enrolment,
     Settings,
     Terms,
     split_address,
 )
-from coordinator.watching import Watch
+from coordinator.wiring import Ground, Outside, use_cases
 
 log = logging.getLogger(__name__)
 GRACE_S = 2.0  # calls under way get this long at the end
@@ -131,94 +122,82 @@ async def running(
     await asyncio.to_thread(upgrading.upgrade_folder, settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.store or await _embedded(settings.data_dir, stack, tell)
-        store = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)
-        stack.push_async_callback(store.close)
-        export = LedgerExport(settings.data_dir / LEDGER, store)
-        stack.callback(export.close)
-        await export.start()
-        await _background(export.run(), stack)
-        key = keys.load_or_make_signing_key(settings.data_dir / SIGNING_KEY)
         tls = _tls(settings)
-        records = Records(store)
-        key_hex = envelope.public_bytes(key).hex()
-        lost = await _lead(settings, url, store, key_hex, stack=stack, tell=tell, ended=ended or asyncio.Event())
-        journal = Journal(store, export, now_ms)
-        swarm, lineage = await genesis.find_or_make(
-            terms,
-            records,
-            journal,
-            lineage_path=settings.data_dir / LINEAGE,
-            datasets_dir=settings.data_dir / "datasets",
-            coordinator_key=key_hex,
-            now_ms=now_ms(),
-            token=_token,
-            tell=tell,
-        )
-        checkpoints = Checkpoints(swarm.swarm_id, export, journal, key, now_ms)
+        ground, lost = await _ground(settings, terms, url, stack=stack, tell=tell, ended=ended or asyncio.Event())
+        swarm, key = ground.swarm, ground.key
+        checkpoints = Checkpoints(swarm.swarm_id, ground.export, ground.journal, key, now_ms)
         await checkpoints.start()
         stack.push_async_callback(checkpoints.stop)
         await _background(checkpoints.run(), stack)
-        hub = Hub()
-        enrolment = Enrolment.of(settings.enrolment)
-        register_ = Register(swarm, records, journal, now_ms)
+        register_ = Register(swarm, ground.records, ground.journal, now_ms)
         await _first_operator(settings, swarm, key, register_)
-        approval = Approval(settings.approval)
-        intake = Intake(swarm, records, journal, now_ms, enrolment=enrolment, approval=approval)
-        chance = Chance(token=_token, seed=_seed)
-        lease_ms = round(settings.lease_s * 1000)
-        promoter = Promoter(swarm, records, journal, lineage, now_ms)
-        decider = Decider(swarm, records, journal, promoter, now_ms)
-        confirmer = Confirmer(swarm, records, decider, promoter)
-        watch = Watch(swarm, records, journal, decider, now_ms)
-        policy = replace(DEFAULT_POLICY, canaries=Canaries(settings.canaries))
-        scheduler = Scheduler(swarm, records, decider.noise_now, now_ms=now_ms, draw=_draw, policy=policy)
-        dispatch = Dispatch(
-            swarm,
-            records,
-            journal,
-            key,
-            now_ms=now_ms,
-            chance=chance,
-            lease_ms=lease_ms,
-            touched=scheduler.touch,
-        )
-        follower = Follower(records, decider, confirmer, watch, promoter)
-        app = App(records, intake, dispatch, follower, scheduler, register=register_, now_ms=now_ms, tell=hub.tell)
-        await app.recover()
-        await _background(app.work(), stack)
-        queries = Queries(
-            swarm,
-            records,
-            decider,
-            confirmer,
-            watch=watch,
-            lineage=lineage,
-            export=export,
-            now_ms=now_ms,
-            first_run=scheduler.first_run,
-        )
+        hub = Hub()
+        outside = Outside(now_ms, Chance(token=_token, seed=_seed), _draw)
+        made = use_cases(ground, settings, outside, register_, hub.tell)
+        await made.app.recover()
+        await _background(made.app.work(), stack)
         token_key = tokens.key_of(key, "session token")
-        gate = Gate(store, register_, token_key, now_ms)
         edge = Edge(
             swarm,
-            app,
-            queries,
+            made.app,
+            made.queries,
             checkpoints,
             hub,
             key,
             tls.key_sha256,
             nonce=_nonce,
-            gate=gate,
+            gate=Gate(ground.records.store, register_, token_key, now_ms),
             register=register_,
-            keys=Keys(swarm, records, journal),
+            keys=Keys(swarm, ground.records, ground.journal),
             token_key=token_key,
             now_ms=now_ms,
-            enrolment=enrolment,
+            enrolment=Enrolment.of(settings.enrolment),
         )
         port = await _serve(settings, tls, edge, stack)
-        address = f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}"
-        operator_key = settings.data_dir / OPERATOR_KEY
-        yield Running(swarm, lost, app, address, redis_store.shown(url), export.path, lineage.path, operator_key)
+        yield Running(
+            swarm,
+            lost,
+            made.app,
+            address=f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}",
+            store=redis_store.shown(url),
+            ledger=ground.export.path,
+            lineage=ground.lineage.path,
+            operator_key=settings.data_dir / OPERATOR_KEY,
+        )
+
+
+async def _ground(
+    settings: Settings,
+    terms: Terms,
+    url: str,
+    *,
+    stack: contextlib.AsyncExitStack,
+    tell: Callable[[str], None],
+    ended: asyncio.Event,
+) -> tuple[Ground, asyncio.Event]:
+    """What is kept of the swarm, once this coordinator leads it, and what is set when it does not any more."""
+    store = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)
+    stack.push_async_callback(store.close)
+    export = LedgerExport(settings.data_dir / LEDGER, store)
+    stack.callback(export.close)
+    await export.start()
+    await _background(export.run(), stack)
+    key = keys.load_or_make_signing_key(settings.data_dir / SIGNING_KEY)
+    key_hex = envelope.public_bytes(key).hex()
+    lost = await _lead(settings, url, store, key_hex, stack=stack, tell=tell, ended=ended)
+    records, journal = Records(store), Journal(store, export, now_ms)
+    swarm, lineage = await genesis.find_or_make(
+        terms,
+        records,
+        journal,
+        lineage_path=settings.data_dir / LINEAGE,
+        datasets_dir=settings.data_dir / "datasets",
+        coordinator_key=key_hex,
+        now_ms=now_ms(),
+        token=_token,
+        tell=tell,
+    )
+    return Ground(swarm, records, journal, export, lineage, key), lost
 
 
 async def serve(

@@ -4,6 +4,7 @@ A coordinator, three volunteers and the author's submissions are separate proces
 everybody else; this file starts them, watches, starts again what somebody kills, and reports. Nothing is scripted.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -57,6 +58,7 @@ class _Demo:
         self._folder = settings.data_dir.absolute()
         self._processes: list[Process] = []
         self._reader: Reader | None = None
+        self._lock: int | None = None
 
     def run(self) -> int:
         began = time.monotonic()
@@ -94,17 +96,26 @@ class _Demo:
             process.end()
         if self._reader is not None:
             self._reader.close()
+        if self._lock is not None:
+            os.close(self._lock)
 
     # --- starting ---
 
     def _make_folder(self) -> None:
-        if self._settings.fresh:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Makes the folder, and locks it: a demo must not be thrown away, or continued, while it runs."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._settings.fresh:
+                _empty(self._folder)
+        except BlockingIOError as error:
+            raise DemoError(
+                f"a demo runs in {self._folder} already: stop that one, or choose another folder with --data"
+            ) from error
         except OSError as error:
             raise DemoError(
-                f"cannot make the folder {self._folder}: {error.strerror}; choose another with --data"
+                f"cannot use the folder {self._folder}: {error.strerror}; choose another with --data"
             ) from error
 
     def _start_coordinator(self) -> tuple[str, Reader]:
@@ -219,6 +230,14 @@ def _samples() -> Path:
         if all((folder / file).exists() for file, _ in PATCHES.values()):
             return folder
     raise DemoError(f"the sample patches are neither in {beside} nor in {installed}: install the package again")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _cores() -> int:

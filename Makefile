@@ -18,7 +18,7 @@ DEV    := $(VENV)/.installed-dev
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(RUN) ## The whole swarm on this machine: four patches, three volunteers, four verdicts (about five minutes)
+demo: $(RUN) ## The whole swarm on this machine: four patches, three volunteers, four verdicts (two to five minutes)
 	@$(BIN)/autoresearch-coordinator demo $(ARGS)
 
 test: $(DEV) ## All tests but the long form

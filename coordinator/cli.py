@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -146,7 +147,7 @@ def verify(data_dir: Path, as_json: bool) -> None:
 @JSON
 def rebuild(data_dir: Path, store_url: str, as_json: bool) -> None:
     """Make store and lineage again from the ledger in the folder, which may hold neither."""
-    made = upkeep.rebuild(data_dir, store_url, lambda line: click.echo(line, err=True))
+    made = upkeep.rebuild(data_dir, store_url, lambda line: click.echo(line, err=True), secrets.token_hex(16))
     if as_json:
         click.echo(json.dumps(asdict(made)))
         return

@@ -1,6 +1,7 @@
 """The operator's commands for copies of a swarm: makes one beside a coordinator that serves, makes a swarm of one."""
 
 import json
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def restore(
     data_dir: Path, source: Path, *, until: str, why: str, keys: Path | None, store: str, as_json: bool
 ) -> None:
     """Make the swarm of BACKUP in the folder, which must not exist or be empty."""
-    wish = restoring.Wish(program.now_ms(), until, why, store, keys)
+    wish = restoring.Wish(program.now_ms(), secrets.token_hex(16), until, why, store, keys)
     made = restoring.restore(source, data_dir, wish, lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(asdict(made)))

@@ -24,6 +24,7 @@ from autoresearch.v1.challenge_pb2 import GRADER_KIND_BITS_PER_BYTE, Challenge
 from coordinator import branch, commits, settling, upgrading
 from coordinator.admission import AdmissionError, check_source, normalised_fingerprint
 from coordinator.errors import OperatorError
+from coordinator.filling import MARK
 from coordinator.journal import Journal, Note
 from coordinator.lineage import Lineage, companion_files
 from coordinator.records import SCHEMA, Records, Swarm
@@ -153,10 +154,13 @@ async def begin(swarm: Swarm, lineage: Lineage, files: Mapping[str, bytes], jour
         *settling.crowning(best),
     ]
     outcome = await journal.commit(
-        [Note("genesis", body)], [Holds("meta", "swarm", None)], operations, swarm.created_at_ms
+        [Note("genesis", body)],
+        [Holds("meta", "swarm", None), Holds(*MARK, None)],
+        operations,
+        swarm.created_at_ms,
     )
     if not isinstance(outcome, int):
-        raise OperatorError("another coordinator made a swarm in this store just now: start again")
+        raise OperatorError("somebody else made or restores a swarm in this store just now: start again")
 
 
 def _challenge(terms: Terms, trainer: Trainer, source: str) -> Challenge:

@@ -28,7 +28,7 @@ from autoresearch.v1 import (
     patch_service_pb2,
     volunteer_service_pb2,
 )
-from coordinator import branch, genesis, keys, listening, redis_store, tokens, upgrading
+from coordinator import branch, filling, genesis, keys, listening, redis_store, tokens, upgrading
 from coordinator.app import App
 from coordinator.checkpoints import Checkpoints
 from coordinator.dispatch import Chance
@@ -178,6 +178,7 @@ async def _ground(
     """What is kept of the swarm, once this coordinator leads it, and what is set when it does not any more."""
     store = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)
     stack.push_async_callback(store.close)
+    await filling.check(store, redis_store.shown(url))
     export = LedgerExport(settings.data_dir / LEDGER, store)
     stack.callback(export.close)
     await export.start()

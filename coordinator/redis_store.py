@@ -28,6 +28,7 @@ from coordinator.store import (
     Bump,
     Change,
     Drop,
+    Erase,
     Guard,
     Holds,
     LedgerIs,
@@ -47,6 +48,7 @@ ANSWER_WITHIN_S = (
     45.0  # above the default patience: a long fork or a slow disk makes a healthy server pause for seconds
 )
 _STEP_VALUES = 4_000  # of one command at most: Lua passes a function no more than some 8,000
+_GLOB = re.compile(r"[*?\[\]^\\-]")  # means something in a pattern of keys
 _PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^@/]*(?=@)")
 
 
@@ -167,6 +169,13 @@ class RedisStore:
         """See `Store.size`."""
         return int(await self._call(lambda: self._client.zcard(self._key("rank", ranking))))
 
+    async def names(self) -> list[tuple[str, str]]:
+        """See `Store.names`."""
+        own = self._key("", "").removesuffix(":")
+        found = await self._call(lambda: self._all(_GLOB.sub(r"\\\g<0>", own) + "*"))
+        parted = (key.decode().removeprefix(own).partition(":") for key in found)
+        return sorted((kind, name) for kind, _, name in parted)
+
     async def throttle(self, bucket: str, *, every_ms: int, burst: int, now_ms: int) -> int:
         """See `Store.throttle`."""
         keys = [self._key("count", bucket), self._key("table", "lead")]
@@ -200,6 +209,9 @@ class RedisStore:
             raise StoreError(f"the store refused a command: {error}") from error
         except RedisError as error:
             raise StoreError(f"the store failed: {error}") from error
+
+    async def _all(self, pattern: str) -> list[bytes]:
+        return [key async for key in self._client.scan_iter(pattern, count=1000)]
 
     def _key(self, kind: str, name: str) -> str:
         return f"{{{self._name}}}:{kind}:{name}"
@@ -248,6 +260,8 @@ class _Encoder:
                 self._step("ZREM", "rank", ranking, member)
             case Bump(ranking, member, by):
                 self._step("ZINCRBY", "rank", ranking, repr(by), member)
+            case Erase(kind, name):
+                self._step("UNLINK", kind, name)
 
     def _step(self, command: str, kind: str, name: str, *values: str | bytes) -> None:
         """Values for a command; those of one command on one key that follow each other become one step, but for

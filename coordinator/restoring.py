@@ -1,12 +1,14 @@
 """Makes a swarm's data folder of a backup: the whole of it, or as it was at an earlier entry.
 
 Everything is made beside the folder and renamed when it is complete, store and lineage rebuilt and the ledger checked.
+A store at an address is marked until then (`filling.py`).
 
 A ledger that is cut off is another history than the one that was signed for: volunteers who saw the longer one find
 that out, as they should. So it does not pass for the old one: its first new entry says where it was cut, why, and what
 the coordinator had signed for before. Left out: rebuilding (`upkeep.py`), and whether volunteers accept that.
 """
 
+import functools
 import itertools
 import math
 import shutil
@@ -35,11 +37,12 @@ from coordinator.settings import LEDGER, SIGNING_KEY
 class Wish:
     """What a restore is asked for.
 
-    `until`: the last entry that stays, or an instant; empty for everything. `why`: what is said about entries that are
-    given up, or that came after the backup and are lost.
+    `token`: no other filling's of a store. `until`: the last entry that stays, or an instant; empty for everything.
+    `why`: what is said about entries that are given up, or that came after the backup and are lost.
     """
 
     now_ms: int
+    token: str
     until: str = ""
     why: str = ""
     store_url: str = ""
@@ -83,18 +86,19 @@ def restore(backup: Path, data_dir: Path, wish: Wish, tell: Callable[[str], None
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         with backups.alone(building):
             try:
-                made = _fill(backup, known, building, wish, tell)
-                building.rename(data_dir)
+                forsaken, keyed = _fill(backup, known, building, wish, tell)
+                placed = functools.partial(_place, building, data_dir)
+                rebuilt = upkeep.rebuild(building, wish.store_url, tell, wish.token, placed)
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise
-        segments.sync_folder(data_dir.parent)
     except OSError as error:
         raise OperatorError(f"cannot write {data_dir}: {error.strerror or error}") from error
-    return made
+    return Restored(rebuilt, forsaken, keyed)
 
 
-def _fill(backup: Path, known: Backup, building: Path, wish: Wish, tell: Callable[[str], None]) -> Restored:
+def _fill(backup: Path, known: Backup, building: Path, wish: Wish, tell: Callable[[str], None]) -> tuple[int, bool]:
+    """Makes what a rebuild needs; returns how many entries are given up, and whether there is a signing key."""
     _empty(building)
     kept = _kept(backup, known, wish.until) if wish.until else known.entries
     cut = _copy(backup, building, kept)
@@ -105,9 +109,13 @@ def _fill(backup: Path, known: Backup, building: Path, wish: Wish, tell: Callabl
         _say_so(backup, building, cut, known, wish)
     keyed = _copy_keys(backup, known, building, wish.keys)
     upgrading.upgrade_folder(building)
-    rebuilt = upkeep.rebuild(building, wish.store_url, tell)
+    return forsaken, keyed
+
+
+def _place(building: Path, data_dir: Path) -> None:
     (building / LEDGER).with_suffix(".lock").unlink(missing_ok=True)
-    return Restored(rebuilt, forsaken, keyed)
+    building.rename(data_dir)
+    segments.sync_folder(data_dir.parent)
 
 
 def _empty(folder: Path) -> None:

@@ -12,7 +12,8 @@ Tables (id -> JSON unless said otherwise)
     sources      sha256 -> text of a train.py       meta        "swarm" -> settings, "best" -> Best,
                                                                 "followed" -> ledger entries that were followed up,
                                                                 "trust" -> ledger entry that last changed what counts
-                                                                "paused" -> why, "schema" -> number (see `upgrading`)
+                                                                "paused" -> why, "schema" -> number (see `upgrading`),
+                                                                "filling" -> by which command (see `filling`)
     lead         "sign" -> Sign of life of the coordinator that leads, "epoch" -> its number
     diffs        patch id -> the author's diff
     logs         sha256 of a result that did not complete -> the end of the candidate's output
@@ -143,8 +144,16 @@ class Bump:
     by: float
 
 
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Removes a whole table, list, ranking or counter, as `Store.names` names it; none there is fine."""
+
+    kind: str
+    name: str
+
+
 Guard = Holds | RankedUpTo | LedgerIs
-Operation = Put | Drop | Append | Rank | Unrank | Bump
+Operation = Put | Drop | Append | Rank | Unrank | Bump | Erase
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +211,10 @@ class Store(Protocol):
 
     async def size(self, ranking: str) -> int:
         """Number of members of a ranking."""
+        ...
+
+    async def names(self) -> list[tuple[str, str]]:
+        """Kind and name of everything of this swarm: "table", "list", "rank" or "count", and what it is called."""
         ...
 
     async def throttle(self, bucket: str, *, every_ms: int, burst: int, now_ms: int) -> int:

@@ -3,7 +3,8 @@
 -- ARGV[1]: JSON {guards, operations}. Keys are given by their index in KEYS; values by their index in ARGV, so that
 -- bytes of any kind pass through unchanged. An index of 0 means "no value".
 --   guards:     ["holds", key, field, value] ["ranked", key, member, most] ["length", key, count]
---   operations: [command, key, first, last]: HSET, HDEL, RPUSH, ZADD, ZREM or ZINCRBY with ARGV[first] to ARGV[last]
+--   operations: [command, key, first, last]: HSET, HDEL, RPUSH, ZADD, ZREM or ZINCRBY with ARGV[first] to ARGV[last],
+--   or UNLINK with none (last is before first)
 -- Scores travel as strings: a Lua number would lose digits on the way back.
 -- Returns 0 when applied, or the 1-based index of the first guard that does not hold.
 local plan = cjson.decode(ARGV[1])

@@ -5,6 +5,7 @@ Left out: the checks (`auditing.py`), what an entry makes (`rebuilding`), and ta
 
 import asyncio
 import contextlib
+import functools
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,9 +17,9 @@ from coordinator.archive import Archive
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
 from coordinator.export import lock
+from coordinator.filling import Filling
 from coordinator.rebuilding.rebuilder import Rebuilder, Rebuilt
 from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
-from coordinator.store import Store
 
 BUILDING = ".rebuilding"  # everything is made here first, so that a folder is never half rebuilt
 TELL_EVERY = 100_000  # entries
@@ -34,8 +35,16 @@ def verify(data_dir: Path) -> Audited:
     return Archive(data_dir).verified()
 
 
-def rebuild(data_dir: Path, store_url: str, tell: Callable[[str], None]) -> Rebuilt:
+def rebuild(
+    data_dir: Path,
+    store_url: str,
+    tell: Callable[[str], None],
+    token: str,
+    placed: Callable[[], None] = lambda: None,
+) -> Rebuilt:
     """Makes the lineage, and the embedded store or the one at the address, from the ledger in the folder.
+
+    `token`: no other filling's. `placed`: called when the folder has everything, before a store at an address counts.
 
     Raises:
         OperatorError, StoreError: there is something already, the ledger does not hold, or a disk is full.
@@ -52,8 +61,11 @@ def rebuild(data_dir: Path, store_url: str, tell: Callable[[str], None]) -> Rebu
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(mode=0o700)
-        rebuilt = asyncio.run(_build(data_dir, building, store_url, tell))
-        _put_in_place(building, data_dir)
+        move = functools.partial(_put_in_place, data_dir, placed)
+        opened = _filling(building, store_url, tell, token)
+        rebuilt = asyncio.run(_build(data_dir, opened, tell, move if store_url else lambda: None))
+        if not store_url:  # the embedded store's files move with the lineage, when its server has stopped
+            move()
     except OSError as error:
         raise OperatorError(f"cannot write {data_dir}: {error.strerror}; mend that and try again") from error
     finally:
@@ -84,13 +96,23 @@ def export(data_dir: Path, out: Path) -> dict[str, int]:
         raise OperatorError(f"cannot write {out}: {error.strerror or error}; choose another folder") from error
 
 
-async def _build(data_dir: Path, building: Path, store_url: str, tell: Callable[[str], None]) -> Rebuilt:
-    async with _store(building, store_url, tell) as store:
-        return await _fill(Archive(data_dir), Rebuilder(store, building / LINEAGE), tell)
+async def _build(
+    data_dir: Path,
+    opened: contextlib.AbstractAsyncContextManager[Filling],
+    tell: Callable[[str], None],
+    place: Callable[[], None],
+) -> Rebuilt:
+    async with opened as filling:
+        if await filling.begin():
+            tell("the store was filled in part before: starting over")
+        rebuilt = await _fill(Archive(data_dir), Rebuilder(filling, data_dir / BUILDING / LINEAGE), tell)
+        place()
+        await filling.end()
+    return rebuilt
 
 
 @contextlib.asynccontextmanager
-async def _store(building: Path, store_url: str, tell: Callable[[str], None]) -> AsyncIterator[Store]:
+async def _filling(building: Path, store_url: str, tell: Callable[[str], None], token: str) -> AsyncIterator[Filling]:
     async with contextlib.AsyncExitStack() as stack:
         if not store_url:
             embedded = EmbeddedStore(building, tell)
@@ -98,10 +120,7 @@ async def _store(building: Path, store_url: str, tell: Callable[[str], None]) ->
             store_url = await asyncio.to_thread(embedded.start)
         store = redis_store.RedisStore(redis_store.connect(store_url), STORE_NAME)
         stack.push_async_callback(store.close)
-        if await store.length("ledger") or await store.get("meta", "swarm") or await store.get("meta", "best"):
-            shown = redis_store.shown(store_url)
-            raise OperatorError(f"the store {shown} holds a swarm, whole or in part: give an empty one")
-        yield store
+        yield Filling(store, token, redis_store.shown(store_url))
 
 
 async def _fill(archive: Archive, rebuilder: Rebuilder, tell: Callable[[str], None]) -> Rebuilt:
@@ -118,8 +137,10 @@ async def _fill(archive: Archive, rebuilder: Rebuilder, tell: Callable[[str], No
     return await rebuilder.finish()
 
 
-def _put_in_place(building: Path, data_dir: Path) -> None:
+def _put_in_place(data_dir: Path, placed: Callable[[], None]) -> None:
+    building = data_dir / BUILDING
     for name in (LINEAGE, "store"):  # the store last: a folder without one can be rebuilt again
         if (building / name).exists():
             shutil.rmtree(data_dir / name, ignore_errors=True)  # an empty one
             (building / name).rename(data_dir / name)
+    placed()

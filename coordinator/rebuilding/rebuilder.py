@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import Protocol
 
 from autoresearch.admission_errors import AdmissionError
 from autoresearch.judging.ledger import Entry
@@ -16,7 +17,7 @@ from coordinator.errors import OperatorError
 from coordinator.lineage import LineageError
 from coordinator.rebuilding import believing, bests, patches, people
 from coordinator.rebuilding.made import Made
-from coordinator.store import Append, Bump, Change, Drop, Operation, Put, Rank, Store, Unrank
+from coordinator.store import Append, Bump, Change, Drop, Erase, Guard, Operation, Put, Rank, Unrank
 
 OPERATIONS_AT_ONCE = 5_000  # one change of the store: a few megabytes
 
@@ -33,10 +34,22 @@ class Rebuilt:
     results: int
 
 
+class Filled(Protocol):
+    """What is needed of a store, or of the filling of one."""
+
+    async def apply(self, change: Change) -> Guard | None:
+        """See `Store.apply`."""
+        ...
+
+    async def get(self, table: str, key: str) -> bytes | None:
+        """See `Store.get`."""
+        ...
+
+
 class Rebuilder:
     """Takes the entries of a ledger in, from the first. `store` must be empty, and nothing lie at `lineage_path`."""
 
-    def __init__(self, store: Store, lineage_path: Path) -> None:
+    def __init__(self, store: Filled, lineage_path: Path) -> None:
         self._store = store
         self._made = Made(lineage_path)
         self._operations: list[Operation] = []
@@ -58,7 +71,7 @@ class Rebuilder:
             await self._flush()
 
     async def finish(self) -> Rebuilt:
-        """Writes what is left; the swarm's own record last, which makes the store one that a coordinator starts on."""
+        """Writes what is left; the swarm's own record last."""
         made = self._made
         if made.swarm is None:
             raise OperatorError("the ledger is empty: there is nothing to make a swarm from")
@@ -106,7 +119,7 @@ def collapsed(operations: Sequence[Operation]) -> list[Operation]:
             case Bump(ranking, member, by) if ranking != "gain":
                 known = last.get(("bump", ranking, member))
                 last["bump", ranking, member] = Bump(ranking, member, by + (known.by if isinstance(known, Bump) else 0))
-            case Append(name, _) | Bump(name, _, _):  # lists keep their order, and so do sums of fractions, which round
+            case Append(name, _) | Bump(name, _, _) | Erase(_, name):  # in their order: sums of fractions round
                 kept.append((name, operation))
     kept.sort(key=itemgetter(0))  # stable
     return [*(operation for _, operation in kept), *(operation for _, operation in sorted(last.items(), key=_place))]

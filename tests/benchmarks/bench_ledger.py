@@ -294,7 +294,7 @@ def main(quick: bool, entries: int, as_json: bool) -> None:
 
 
 def rebuild(folder: Path) -> None:
-    upkeep.rebuild(folder, "", lambda line: None)
+    upkeep.rebuild(folder, "", lambda line: None, "t")
     shutil.rmtree(folder / "store")
     shutil.rmtree(folder / LINEAGE)
 

@@ -31,6 +31,7 @@ from coordinator.store import (
     Bump,
     Change,
     Drop,
+    Erase,
     Guard,
     Holds,
     LedgerIs,
@@ -160,6 +161,19 @@ async def test_names_are_text_of_any_kind(store: RedisStore) -> None:
         assert await store.get("patches", name) == b"1"
         assert await store.ranked(f"ready:{name}") == [(name, 1.0)]
         assert await store.items(f"trials:{name}") == [b"1"]
+
+
+async def test_everything_has_a_kind_and_a_name_and_can_be_erased(store_url: str) -> None:
+    store, other = (RedisStore(connect(store_url), f"[{kind}]*-{next(NAMES)}") for kind in "ab")
+    await do(other, A)
+    await do(store, A, Append("trials:a:b", b"1"), Rank("open", "a", 1.0), Put("meta", "x", b"1"))
+    assert await store.throttle("address", every_ms=10_000, burst=1, now_ms=0) == 0
+    everything = [("count", "address"), ("list", "trials:a:b"), ("rank", "open"), ("table", "meta")]
+    assert await store.names() == [*everything, ("table", "patches")]
+    await do(store, *(Erase(*own) for own in everything), Erase("list", "never there"))
+    assert await store.names() == [("table", "patches")] == await other.names()
+    await store.close()
+    await other.close()
 
 
 async def test_two_swarms_on_one_server_share_nothing(store: RedisStore, store_url: str) -> None:

@@ -41,7 +41,7 @@ def make(data_dir: Path, out: Path, *, with_keys: bool = True) -> backups.Backup
 
 
 def restore(backup: Path, data_dir: Path, until: str = "", why: str = "") -> restoring.Restored:
-    return restoring.restore(backup, data_dir, restoring.Wish(NOW_MS, until, why), lambda line: None)
+    return restoring.restore(backup, data_dir, restoring.Wish(NOW_MS, "t", until, why), lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_keys_are_left_out_unless_asked_for_and_are_nobody_elses_to_read(lived: 
     made = restore(tmp_path / "without", tmp_path / "swarm")
     assert not made.keyed
     keyed = restoring.restore(
-        tmp_path / "without", tmp_path / "keyed", restoring.Wish(NOW_MS, keys=lived), lambda line: None
+        tmp_path / "without", tmp_path / "keyed", restoring.Wish(NOW_MS, "t", keys=lived), lambda line: None
     )
     assert keyed.keyed
     assert (tmp_path / "keyed" / SIGNING_KEY).read_bytes() == (lived / SIGNING_KEY).read_bytes()

@@ -66,7 +66,7 @@ def history(folder: Path) -> str:
 
 
 def rebuild(folder: Path, url: str = "") -> Any:
-    return upkeep.rebuild(folder, url, lambda line: None)
+    return upkeep.rebuild(folder, url, lambda line: None, "t")
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ async def test_everything_stays_with_the_identity(starter: Starter, tmp_path: Pa
             assert (await auditing.audit_swarm(client, tmp_path / "home", lambda entries: None)).answers
     for gone in ("store", "lineage.git"):
         shutil.rmtree(tmp_path / "swarm" / gone)
-    await asyncio.to_thread(upkeep.rebuild, tmp_path / "swarm", "", lambda line: None)
+    await asyncio.to_thread(upkeep.rebuild, tmp_path / "swarm", "", lambda line: None, "t")
     async with starter() as swarm:
         again = swarm.peer("ada")
         again.key, again.machine_id = ada.key, ada.machine_id

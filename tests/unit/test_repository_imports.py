@@ -67,8 +67,8 @@ LAYERS = [
     PURE["coordinator"] | {"settings"},
     names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
     names("""
-        app archive backups branch checkpoints confirming deciding discounting dispatch following genesis intake journal
-        keyring promoting queries reading rebuilding records register scheduling upgrading watching
+        app archive backups branch checkpoints confirming deciding discounting dispatch filling following genesis intake
+        journal keyring promoting queries reading rebuilding records register scheduling upgrading watching
     """),
     set(),
     names("main"),

@@ -2,62 +2,39 @@
 
 One task writes everything that is new and syncs once; whoever waits for an entry is then released together. After a
 crash the file ends anywhere: a half-written last line is cut off and the copying goes on from there. A file that
-knows more than the store means that the store lost acknowledged entries: that is refused, never papered over. So is a
-file that another coordinator writes, by a lock that no death leaves behind.
+knows more than the store means that the store lost acknowledged entries: that is refused, never papered over, at the
+start and at every look after it. So is a file that another coordinator writes, by a lock that no death leaves behind.
 
-When the live file holds a segment (`segments.py`), its beginning is compressed beside the writing, and then taken out
-of the live file between two writes. Everything that reads the ledger reads what is durable here, across segments.
+When the live file (`live_file.py`) holds a segment (`segments.py`), its beginning is compressed beside the writing, and
+then taken out of the live file between two writes. Everything that reads the ledger reads what is durable here, across
+segments.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from autoresearch.digest import sha256_hex
-from autoresearch.judging import ledger
-from autoresearch.merkle import Frontier, leaf_hash
-from coordinator import segments
+from autoresearch.merkle import Frontier
+from coordinator import live_file, segments
 from coordinator.errors import OperatorError
+from coordinator.live_file import READ_BYTES, READ_LINES, LiveFile
 from coordinator.segments import Segment
 from coordinator.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 GROUP_LINES = 1000  # lines read from the store at once
 LOOK_EVERY_S = 0.5  # entries written by other coordinators are found this late at most
-READ_LINES, READ_BYTES = 500, 1 << 20  # a reader is given so much at once
 AGAIN_S = 60.0  # a segment that could not be closed is tried again after this
-_CHUNK_BYTES = 1 << 20
 
 
-@dataclass(slots=True)
-class Live:
-    """What the live file holds: whole lines, by where they end and by their leaf hashes."""
-
-    file: BinaryIO
-    ends: list[int] = field(default_factory=list)
-    leaves: list[bytes] = field(default_factory=list)
-    last: bytes = b""  # the last line
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the whole lines."""
-        return self.ends[-1] if self.ends else 0
-
-    def add(self, lines: Sequence[bytes]) -> list[bytes]:
-        """Counts lines that are in the file now; returns their leaf hashes."""
-        leaves = [leaf_hash(line) for line in lines]
-        self.leaves += leaves
-        for line in lines:
-            self.ends.append(self.size_bytes + len(line) + 1)
-        self.last = lines[-1]
-        return leaves
+class LostEntriesError(OperatorError):
+    """The store does not hold what was read from it before: nothing may be written to it any more."""
 
 
 class LedgerExport:
@@ -69,11 +46,12 @@ class LedgerExport:
         self.closed: list[Segment] = []
         self.tree = Frontier()  # over everything durable
         self._store = store
-        self._live: Live | None = None
+        self._live: LiveFile | None = None
         self._lock: BinaryIO | None = None
         self._wake = asyncio.Event()
         self._grown = asyncio.Condition()
         self._failure: OperatorError | None = None
+        self._lost: LostEntriesError | None = None
         self._closing: asyncio.Task[list[Segment]] | None = None
         self._close_after = 0.0  # loop time before which no segment is closed
 
@@ -95,8 +73,8 @@ class LedgerExport:
                 differs from it, or a segment is missing.
         """
         try:
-            self._lock = await asyncio.to_thread(lock, self.path)
-            self._live = await asyncio.to_thread(_open, self.path)
+            self._lock = await asyncio.to_thread(live_file.lock, self.path)
+            self._live = await asyncio.to_thread(LiveFile.open, self.path)
             segments.remove_partials(self.path.parent)
             self.closed = await asyncio.to_thread(segments.load, self.path.parent, self.segment_entries)
             await asyncio.to_thread(self._join)
@@ -104,7 +82,6 @@ class LedgerExport:
             raise OperatorError(
                 f"cannot write the ledger {self.path}: {error.strerror}; mend that and start again"
             ) from error
-        await self._agree()
         await self._copy()
         if self._segments_ready():
             await self._swap(await asyncio.to_thread(self._compress))
@@ -112,10 +89,10 @@ class LedgerExport:
     def _join(self) -> None:
         """Makes live file and closed segments one ledger; finishes what a death between them left."""
         live, base = self._here, len(self.closed) * self.segment_entries
-        first = _first_seq(live) if live.ends else base
+        first = live.first_seq() if live.ends else base
         if live.ends and first < base and first % self.segment_entries == 0:
             self._check_taken(first)
-            self._live = self._cut(min(base - first, len(live.ends)))
+            self._live = live.without_first(min(base - first, len(live.ends)))
             live.file.close()
         elif first != base:
             raise OperatorError(
@@ -137,20 +114,12 @@ class LedgerExport:
                 )
             at += segment.content_bytes
 
-    async def _agree(self) -> None:
-        if not self.length:
-            return
-        known = sha256_hex(self._here.last) if self._here.ends else self.closed[-1].last_sha256
-        stored = await self._store.items("ledger", self.length - 1, self.length - 1)
-        if not stored or sha256_hex(stored[0]) != known:
-            raise OperatorError(
-                f"the store does not hold entry {self.length - 1} of {self.path} as written there: it lost data "
-                "or belongs to another swarm. Point the coordinator at the right store, or empty it and make it again "
-                "with `autoresearch-coordinator rebuild`"
-            )
-
     async def run(self) -> None:
-        """Copies until cancelled. A full disk is reported to whoever waits, and tried again."""
+        """Copies until cancelled. A full disk is reported to whoever waits, and tried again.
+
+        Raises:
+            LostEntriesError: the store lost entries. Nothing counts as durable from then on.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):  # not wait_for: Python 3.11's may swallow a cancellation
@@ -172,8 +141,22 @@ class LedgerExport:
         """
         async with self._grown:
             await self._grown.wait_for(lambda: self.length > seq or self._failure is not None)
+            if self._lost is not None:
+                raise self._lost
             if self.length <= seq and self._failure is not None:
                 raise self._failure
+
+    def lose(self, entry: int) -> LostEntriesError:
+        """Says that the store lost this entry, which ends `run`; returns what to raise."""
+        if self._lost is None:
+            self._lost = LostEntriesError(
+                f"the store does not hold entry {entry} of {self.path} as written there: it lost data "
+                "or belongs to another swarm. Point the coordinator at the right store, or empty it and make it again "
+                "with `autoresearch-coordinator rebuild`"
+            )
+            self._failure = self._lost
+            self.wake()
+        return self._lost
 
     async def lines(self, start: int) -> AsyncIterator[bytes]:
         """The durable lines from `start` on, those that were there when it began at least.
@@ -182,8 +165,9 @@ class LedgerExport:
             OperatorError: a closed segment is damaged.
         """
         while start < self.length:
-            if start >= len(self.closed) * self.segment_entries:
-                page = await asyncio.to_thread(_read, *self._place(start))
+            base = len(self.closed) * self.segment_entries
+            if start >= base:
+                page = await asyncio.to_thread(live_file.read, *self._here.page(start - base))
                 for line in page:
                     yield line
                 start += len(page)
@@ -193,15 +177,6 @@ class LedgerExport:
                     yield line
                 start = (number + 1) * self.segment_entries
 
-    def _place(self, start: int) -> tuple[int, int, int]:
-        """Where the next lines are in the live file: a descriptor of the reader's own, begin and end."""
-        live, at = self._here, start - len(self.closed) * self.segment_entries
-        begin = live.ends[at - 1] if at else 0
-        most = at + 1
-        while most < min(len(live.ends), at + READ_LINES) and live.ends[most] - begin <= READ_BYTES:
-            most += 1
-        return os.dup(live.file.fileno()), begin, live.ends[most - 1]
-
     def close(self) -> None:
         """Closes the file."""
         for file in (self._live.file if self._live else None, self._lock):
@@ -210,27 +185,30 @@ class LedgerExport:
         self._live = self._lock = None
 
     async def _copy(self) -> None:
-        while lines := await self._store.items("ledger", self.length, self.length + GROUP_LINES - 1):
-            try:
-                await asyncio.to_thread(self._write, b"".join(line + b"\n" for line in lines))
-            except OSError as error:
-                self._failure = OperatorError(f"cannot write the ledger {self.path}: {error.strerror}")
-                await self._tell()
-                return
-            self._failure = None
-            self.tree = self.tree.grown(self._here.add(lines))
-            await self._tell()
-
-    def _write(self, data: bytes) -> None:
-        live = self._here
         try:
-            view = memoryview(data)
-            while view:
-                view = view[live.file.write(view) or 0 :]
-            os.fsync(live.file.fileno())
-        except OSError:
-            live.file.truncate(live.size_bytes)  # a full disk leaves no half line behind
+            while lines := await self._news():
+                await asyncio.to_thread(self._here.write, lines)
+                self._failure = None
+                self.tree = self.tree.grown(self._here.add(lines))
+                await self._tell()
+        except OSError as error:
+            self._failure = OperatorError(f"cannot write the ledger {self.path}: {error.strerror}")
+            await self._tell()
+        except LostEntriesError:
+            await self._tell()
             raise
+
+    async def _news(self) -> list[bytes]:
+        """Lines of the store that are not here yet. Read with the last one that is: it must still be there."""
+        if self._lost is not None:
+            raise self._lost
+        if not self.length:
+            return await self._store.items("ledger", 0, GROUP_LINES - 1)
+        lines = await self._store.items("ledger", self.length - 1, self.length + GROUP_LINES - 1)
+        known = sha256_hex(self._here.last) if self._here.ends else self.closed[-1].last_sha256
+        if not lines or sha256_hex(lines[0]) != known:
+            raise self.lose(self.length - 1)
+        return lines[1:]
 
     async def _tell(self) -> None:
         async with self._grown:
@@ -267,95 +245,25 @@ class LedgerExport:
             begin, end = (ends[at - 1] if at else 0), ends[at + each - 1]
             own = leaves[at : at + each]
             number = len(self.closed) + len(found)
-            content = _content(live.file.fileno(), begin, end)
+            content = live.content(begin, end)
             found.append(segments.compress(self.path.parent, number, content, own, Frontier().grown(own).root))
         return found
 
     async def _swap(self, found: list[Segment]) -> None:
         """Makes the files closed segments: names them, then takes their entries out of the live file."""
 
-        def write() -> Live:
+        def write() -> LiveFile:
             segments.save(self.path.parent, [*self.closed, *found])
-            return self._cut(len(found) * self.segment_entries)
+            return self._here.without_first(len(found) * self.segment_entries)
 
         old, live = self._here, await asyncio.to_thread(write)
         self._live, self.closed = live, [*self.closed, *found]  # at once: readers look at both
         old.file.close()
 
-    def _cut(self, count: int) -> Live:
-        """A live file without the first lines, in the place of the one that has them."""
-        old = self._here
-        at = old.ends[count - 1]
-        segments.replace(self.path, _content(old.file.fileno(), at, old.size_bytes))
-        file = self.path.open("ab+", buffering=0)
-        return Live(file, [end - at for end in old.ends[count:]], old.leaves[count:], old.last)
-
     @property
-    def _here(self) -> Live:
+    def _here(self) -> LiveFile:
         assert self._live is not None
         return self._live
-
-
-def lock(path: Path) -> BinaryIO:
-    """The right to write the ledger at the path. A file of its own: the ledger's is replaced by others."""
-    file = path.with_suffix(".lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if isinstance(error, BlockingIOError):
-            raise OperatorError(
-                f"another coordinator writes {path}: stop it, or give this one another folder with --data"
-            ) from error
-        raise
-    return file
-
-
-def _open(path: Path) -> Live:
-    """The live file, with its unfinished last line cut off."""
-    live = Live(path.open("ab+", buffering=0))
-    try:
-        segments.sync_folder(path.parent)  # a new file is durable when its folder is
-        _mend(live)
-    except BaseException:
-        live.file.close()
-        raise
-    return live
-
-
-def _mend(live: Live) -> None:
-    """Reads what is there, and cuts off an unfinished last line."""
-    with open(live.file.fileno(), "rb", closefd=False) as reader:
-        reader.seek(0)
-        whole = (line[:-1] for line in reader if line.endswith(b"\n"))
-        while page := list(itertools.islice(whole, GROUP_LINES)):
-            live.add(page)
-    live.file.truncate(live.size_bytes)
-
-
-def _first_seq(live: Live) -> int:
-    line = os.pread(live.file.fileno(), live.ends[0] - 1, 0)
-    try:
-        return ledger.parse(line).seq
-    except ValueError as error:
-        raise OperatorError(f"the first line of the ledger is damaged ({error}): restore it from a copy") from error
-
-
-def _content(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
-    """A part of a file, in pieces."""
-    while begin < end:
-        piece = os.pread(descriptor, min(_CHUNK_BYTES, end - begin), begin)
-        if not piece:
-            raise OSError(0, "the file is shorter than it was")
-        begin += len(piece)
-        yield piece
-
-
-def _read(descriptor: int, begin: int, end: int) -> list[bytes]:
-    try:
-        return b"".join(_content(descriptor, begin, end)).split(b"\n")[:-1]
-    finally:
-        os.close(descriptor)
 
 
 async def _in_thread(lines: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,7 +1,8 @@
 """Writes what matters: ledger entries together with the change they record, then makes them durable.
 
 One `commit` is one atomic change of the store, guarded by the ledger's length: whoever else wrote in between makes it
-start over with the new head. `durable` returns when the export has fsynced the entry. Nothing is decided here.
+start over with the new head. A ledger that became shorter is not written to: the store lost entries that somebody may
+have been told of. `durable` returns when the export has fsynced the entry. Nothing is decided here.
 """
 
 import asyncio
@@ -41,6 +42,7 @@ class Journal:
         self._export = export
         self._now_ms = now_ms
         self._head: ledger.Head | None = None
+        self._longest = 0  # the ledger as it was seen here
         self._lock = asyncio.Lock()
 
     async def commit(
@@ -53,6 +55,9 @@ class Journal:
         """Writes the entries and applies the change in one step; `at_ms` as in `Draft`.
 
         Returns the sequence number of the last entry, or the first of `guards` that did not hold (nothing changed).
+
+        Raises:
+            LostEntriesError: the store has fewer entries than it had.
         """
 
         async def same(_: int) -> Draft:
@@ -72,6 +77,7 @@ class Journal:
                 failed = await self._store.apply(Change(guards, (*change.operations, *appends)))
                 self._head = after if failed is None else None
                 if failed is None:
+                    self._longest = after.length
                     self._export.wake()
                     return after.length - 1
                 if not isinstance(failed, LedgerIs):
@@ -95,7 +101,11 @@ class Journal:
         await self._export.durable(await self._store.length("ledger") - 1)
 
     async def _read_head(self) -> ledger.Head:
+        known = max(self._longest, self._export.length)
         length = await self._store.length("ledger")
+        if length < known:
+            raise self._export.lose(known - 1)
+        self._longest = length
         if length == 0:
             return ledger.EMPTY
         last = await self._store.items("ledger", length - 1, length - 1)

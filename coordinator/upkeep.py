@@ -16,8 +16,8 @@ from coordinator import redis_store, upgrading
 from coordinator.archive import Archive
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
-from coordinator.export import lock
 from coordinator.filling import Filling
+from coordinator.live_file import lock
 from coordinator.rebuilding.rebuilder import Rebuilder, Rebuilt
 from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
 

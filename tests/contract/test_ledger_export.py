@@ -16,7 +16,7 @@ from autoresearch.judging import ledger
 from coordinator import export as export_module
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
-from coordinator.export import LedgerExport
+from coordinator.export import LedgerExport, LostEntriesError
 from coordinator.journal import Draft, Journal, Note
 from coordinator.redis_store import RedisStore, connect
 from coordinator.store import Append, Bump, Change, Holds, Put
@@ -339,3 +339,68 @@ async def test_a_journal_goes_on_after_a_change_of_unknown_fate(
         await written(store, 1)  # as if it were that change
         assert await journal.commit([NOTE], [], []) == 2
         ledger.verify(await store.items("ledger"))
+
+
+# --- a store that lost entries while we wrote to it ---
+
+
+async def lose_last(store_url: str, tmp_path: Path, count: int) -> None:
+    """As a server does that comes back with an older state."""
+    client = connect(store_url)
+    await client.rpop(f"{{export-{tmp_path}}}:list:ledger", count)
+    await client.aclose()
+
+
+async def test_nothing_is_written_to_a_store_that_lost_entries(
+    store: RedisStore, store_url: str, tmp_path: Path
+) -> None:
+    export = LedgerExport(tmp_path / "ledger.jsonl", store)
+    await export.start()
+    work = asyncio.create_task(export.run())
+    journal = a_journal(store, export)
+    for _ in range(4):
+        await journal.settle(settled)
+    await lose_last(store_url, tmp_path, 2)
+    with pytest.raises(LostEntriesError, match="does not hold entry 3"):
+        await journal.commit([NOTE], [], [])
+    with pytest.raises(LostEntriesError):
+        await asyncio.wait_for(work, 20)
+    with pytest.raises(LostEntriesError):
+        await journal.durable(0)
+    assert await store.length("ledger") == 2
+    lines = export.path.read_bytes().splitlines()
+    assert len(lines) == 4
+    ledger.verify(lines)
+    export.close()
+
+
+async def test_another_history_in_the_store_is_found_by_looking(
+    store: RedisStore, store_url: str, tmp_path: Path
+) -> None:
+    export = LedgerExport(tmp_path / "ledger.jsonl", store)
+    lines = await written(store, 4)
+    await export.start()
+    await lose_last(store_url, tmp_path, 2)
+    await written(store, 5, body="another")
+    with pytest.raises(LostEntriesError, match="does not hold entry 3"):
+        await asyncio.wait_for(export.run(), 20)
+    assert export.path.read_bytes() == text(lines)
+    export.close()
+
+
+async def test_an_entry_that_was_lost_before_it_was_on_disk_is_noticed_too(
+    store: RedisStore, store_url: str, tmp_path: Path
+) -> None:
+    """Whoever read it meanwhile goes by something that is not there any more."""
+    export = LedgerExport(tmp_path / "ledger.jsonl", store)
+    await export.start()
+    journal = a_journal(store, export)
+    assert await journal.commit([NOTE], [], []) == 0
+    await lose_last(store_url, tmp_path, 1)
+    with pytest.raises(LostEntriesError, match="does not hold entry 0"):
+        await journal.commit([NOTE], [], [])
+    export.close()
+
+
+async def settled(_: int) -> Draft:
+    return Draft([NOTE], [], [])

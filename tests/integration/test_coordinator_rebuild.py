@@ -17,7 +17,7 @@ from autoresearch.v1 import trial_pb2
 from coordinator import redis_store, upkeep
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
-from coordinator.export import lock
+from coordinator.live_file import lock
 from coordinator.settings import LEDGER, LINEAGE, STORE_NAME
 from tests.integration.swarm_on_wire import Starter
 from tests.integration.swarm_that_lived import settled

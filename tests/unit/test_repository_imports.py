@@ -65,7 +65,9 @@ CLOCKS = {"now", "utcnow", "today"}
 # The coordinator's layers from the bottom. What is named in none is an adapter or the service.
 LAYERS = [
     PURE["coordinator"] | {"settings"},
-    names("export lineage merging sealed_git segments"),  # git and the ledger's file: what the use cases write to
+    names(
+        "export lineage live_file merging sealed_git segments"
+    ),  # git and the ledger's file: what the use cases write to
     names("""
         app archive backups branch checkpoints confirming deciding discounting dispatch filling following genesis intake
         journal keyring promoting queries reading rebuilding records register scheduling upgrading watching

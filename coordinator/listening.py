@@ -1,18 +1,69 @@
-"""How the server takes connections: what gRPC is told to bound, and how many files the process may have open.
+"""How the server takes connections: what gRPC is told to bound, how many files the process may have open, and which
+services there are.
 
 Every figure is there for what somebody hostile could otherwise take: memory, files, or time.
 """
 
+import contextlib
 import resource
 from typing import Final
 
+import grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
 from autoresearch import limits
+from autoresearch.v1 import (
+    access_service_pb2,
+    leaderboard_service_pb2,
+    operator_service_pb2,
+    patch_service_pb2,
+    volunteer_service_pb2,
+)
+from coordinator.errors import OperatorError
+from coordinator.keys import TlsIdentity
+from coordinator.service import Edge, register
 
 HANDSHAKE_MS: Final = 20_000  # from a connection's first byte to the end of TLS and of HTTP/2's greeting
 IDLE_MS: Final = 300_000  # a connection without a call is closed; clients open another when they need one
 STREAMS_MOST: Final = 128  # calls at once on one connection; a volunteer needs two
 FILES_KEPT: Final = 256  # for the ledger, the store, git and what a connection's end still holds
 CONNECTIONS_MOST: Final = 16_384
+GRACE_S: Final = 2.0  # calls under way get this long at the end
+SERVICES: Final = (
+    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
+    operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name,
+    volunteer_service_pb2.DESCRIPTOR.services_by_name["VolunteerService"].full_name,
+    patch_service_pb2.DESCRIPTOR.services_by_name["PatchService"].full_name,
+    leaderboard_service_pb2.DESCRIPTOR.services_by_name["LeaderboardService"].full_name,
+)
+
+
+async def serve(listen: str, tls: TlsIdentity, edge: Edge, stack: contextlib.AsyncExitStack) -> int:
+    """Serves until the stack unwinds; returns the port.
+
+    Raises:
+        OperatorError: nobody can listen there.
+    """
+    server = grpc.aio.server(interceptors=(edge.gate,), options=options(connections_allowed()))
+    register(server, edge)
+    healthy = health.aio.HealthServicer()
+    add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
+    credentials = grpc.ssl_server_credentials([(tls.key_pem, tls.certificate_pem)])
+    refused = f"cannot listen on {listen}: the port is taken or not yours; choose another with --listen"
+    try:
+        port = server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise OperatorError(refused) from error
+    if port == 0:
+        raise OperatorError(refused)
+    await server.start()
+    stack.push_async_callback(server.stop, GRACE_S)
+    for name in ("", *SERVICES):
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return port
 
 
 def options(connections_most: int) -> list[tuple[str, int]]:

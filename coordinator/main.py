@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import secrets
 import signal
 import socket
@@ -12,24 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from grpc_health.v1 import health, health_pb2
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
 
 from autoresearch import envelope, limits
 from autoresearch.digest import key_id
-from autoresearch.v1 import (
-    access_service_pb2,
-    leaderboard_service_pb2,
-    operator_pb2,
-    operator_service_pb2,
-    patch_service_pb2,
-    volunteer_service_pb2,
-)
+from autoresearch.v1 import operator_pb2
 from coordinator import branch, filling, genesis, keys, listening, redis_store, tokens, upgrading
 from coordinator.app import App
+from coordinator.background import Background
 from coordinator.checkpoints import Checkpoints
 from coordinator.dispatch import Chance
 from coordinator.embedded import EmbeddedStore
@@ -42,7 +31,7 @@ from coordinator.keyring import Keys
 from coordinator.leading import Lead
 from coordinator.records import Records, Swarm
 from coordinator.register import Register
-from coordinator.service import Edge, register
+from coordinator.service import Edge
 from coordinator.settings import (
     ADDRESS,
     LEDGER,
@@ -57,23 +46,13 @@ from coordinator.settings import (
 )
 from coordinator.wiring import Ground, Outside, use_cases
 
-log = logging.getLogger(__name__)
-GRACE_S = 2.0  # calls under way get this long at the end
-SERVICES = (
-    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
-    operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name,
-    volunteer_service_pb2.DESCRIPTOR.services_by_name["VolunteerService"].full_name,
-    patch_service_pb2.DESCRIPTOR.services_by_name["PatchService"].full_name,
-    leaderboard_service_pb2.DESCRIPTOR.services_by_name["LeaderboardService"].full_name,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """A coordinator at work."""
 
     swarm: Swarm
-    lost: asyncio.Event  # another coordinator leads: this one is to end
+    background: Background  # over: this one is to end, since another coordinator leads or it cannot go on
     app: App
     address: str  # the join address
     store: str
@@ -121,44 +100,19 @@ async def running(
     _make_folder(settings.data_dir)
     await asyncio.to_thread(upgrading.upgrade_folder, settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
+        background = Background(stack)
         url = settings.store or await _embedded(settings.data_dir, stack, tell)
         tls = _tls(settings)
-        ground, lost = await _ground(settings, terms, url, stack=stack, tell=tell, ended=ended or asyncio.Event())
-        swarm, key = ground.swarm, ground.key
-        checkpoints = Checkpoints(swarm.swarm_id, ground.export, ground.journal, key, now_ms)
-        await checkpoints.start()
-        stack.push_async_callback(checkpoints.stop)
-        await _background(checkpoints.run(), stack)
-        register_ = Register(swarm, ground.records, ground.journal, now_ms)
-        await _first_operator(settings, swarm, key, register_)
-        hub = Hub()
-        outside = Outside(now_ms, Chance(token=_token, seed=_seed), _draw)
-        made = use_cases(ground, settings, outside, register_, hub.tell)
-        await made.app.recover()
-        await _background(made.app.work(), stack)
-        token_key = tokens.key_of(key, "session token")
-        edge = Edge(
-            swarm,
-            made.app,
-            made.queries,
-            checkpoints,
-            hub,
-            key,
-            tls.key_sha256,
-            nonce=_nonce,
-            gate=Gate(ground.records.store, register_, token_key, now_ms),
-            register=register_,
-            keys=Keys(swarm, ground.records, ground.journal),
-            token_key=token_key,
-            now_ms=now_ms,
-            enrolment=Enrolment.of(settings.enrolment),
-        )
-        port = await _serve(settings, tls, edge, stack)
+        start = Start(settings, url, stack, background, tell, ended or asyncio.Event())
+        ground = await _ground(start, terms)
+        edge = await _edge(start, ground, tls)
+        port = await listening.serve(settings.listen, tls, edge, stack)
+        _note_address(settings, port)
         yield Running(
-            swarm,
-            lost,
-            made.app,
-            address=f"{_public(settings, port)}#{key_id(envelope.public_bytes(key))}",
+            ground.swarm,
+            background,
+            edge.app,
+            address=f"{_public(settings, port)}#{key_id(envelope.public_bytes(ground.key))}",
             store=redis_store.shown(url),
             ledger=ground.export.path,
             lineage=ground.lineage.path,
@@ -166,45 +120,87 @@ async def running(
         )
 
 
-async def _ground(
-    settings: Settings,
-    terms: Terms,
-    url: str,
-    *,
-    stack: contextlib.AsyncExitStack,
-    tell: Callable[[str], None],
-    ended: asyncio.Event,
-) -> tuple[Ground, asyncio.Event]:
-    """What is kept of the swarm, once this coordinator leads it, and what is set when it does not any more."""
-    store = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a coordinator starts with. `stack`: unwound at its end; `ended`: it is told to end."""
+
+    settings: Settings
+    url: str  # of the store
+    stack: contextlib.AsyncExitStack
+    background: Background
+    tell: Callable[[str], None]
+    ended: asyncio.Event
+
+
+async def _ground(start: Start, terms: Terms) -> Ground:
+    """What is kept of the swarm, once this coordinator leads it."""
+    data_dir, stack = start.settings.data_dir, start.stack
+    store = redis_store.RedisStore(redis_store.connect(start.url), STORE_NAME)
     stack.push_async_callback(store.close)
-    await filling.check(store, redis_store.shown(url))
-    export = LedgerExport(settings.data_dir / LEDGER, store)
+    await filling.check(store, redis_store.shown(start.url))
+    export = LedgerExport(data_dir / LEDGER, store)
     stack.callback(export.close)
     await export.start()
-    await _background(export.run(), stack)
-    key = keys.load_or_make_signing_key(settings.data_dir / SIGNING_KEY)
+    start.background.start(export.run())
+    key = keys.load_or_make_signing_key(data_dir / SIGNING_KEY)
     key_hex = envelope.public_bytes(key).hex()
-    lost = await _lead(settings, url, store, key_hex, stack=stack, tell=tell, ended=ended)
+    await _lead(start, store, key_hex)
     records, journal = Records(store), Journal(store, export, now_ms)
     swarm, lineage = await genesis.find_or_make(
         terms,
         records,
         journal,
-        lineage_path=settings.data_dir / LINEAGE,
-        datasets_dir=settings.data_dir / "datasets",
+        lineage_path=data_dir / LINEAGE,
+        datasets_dir=data_dir / "datasets",
         coordinator_key=key_hex,
         now_ms=now_ms(),
         token=_token,
-        tell=tell,
+        tell=start.tell,
     )
-    return Ground(swarm, records, journal, export, lineage, key), lost
+    return Ground(swarm, records, journal, export, lineage, key)
+
+
+async def _edge(start: Start, ground: Ground, tls: keys.TlsIdentity) -> Edge:
+    """What calls are answered with, its work under way."""
+    swarm, records, journal, key = ground.swarm, ground.records, ground.journal, ground.key
+    checkpoints = Checkpoints(swarm.swarm_id, ground.export, journal, key, now_ms)
+    await checkpoints.start()
+    start.stack.push_async_callback(checkpoints.stop)
+    start.background.start(checkpoints.run())
+    register = Register(swarm, records, journal, now_ms)
+    await _first_operator(start.settings, swarm, key, register)
+    hub = Hub()
+    outside = Outside(now_ms, Chance(token=_token, seed=_seed), _draw)
+    made = use_cases(ground, start.settings, outside, register, hub.tell)
+    await made.app.recover()
+    start.background.start(made.app.work())
+    token_key = tokens.key_of(key, "session token")
+    return Edge(
+        swarm,
+        made.app,
+        made.queries,
+        checkpoints,
+        hub,
+        key,
+        tls.key_sha256,
+        nonce=_nonce,
+        gate=Gate(records.store, register, token_key, now_ms),
+        register=register,
+        keys=Keys(swarm, records, journal),
+        token_key=token_key,
+        now_ms=now_ms,
+        enrolment=Enrolment.of(start.settings.enrolment),
+    )
 
 
 async def serve(
     settings: Settings, terms: Terms, tell: Callable[[str], None], started: Callable[[Running], None]
 ) -> None:
-    """Runs until SIGINT or SIGTERM: leads the swarm, or stands by while another coordinator does."""
+    """Runs until SIGINT or SIGTERM: leads the swarm, or stands by while another coordinator does.
+
+    Raises:
+        OperatorError, StoreError: it cannot start, or cannot go on; the message says what to mend.
+    """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -213,7 +209,8 @@ async def serve(
         while not ended.is_set():
             async with running(settings, terms, tell, ended) as coordinator:
                 started(coordinator)
-                await _first(ended, coordinator.lost)
+                await _first(ended, coordinator.background.over)
+                coordinator.background.check()
                 tell(
                     "stopping: calls under way end, then the store is closed"
                     if ended.is_set()
@@ -229,23 +226,14 @@ async def _first(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-async def _lead(
-    settings: Settings,
-    url: str,
-    store: redis_store.RedisStore,
-    coordinator_key: str,
-    *,
-    stack: contextlib.AsyncExitStack,
-    tell: Callable[[str], None],
-    ended: asyncio.Event,
-) -> asyncio.Event:
-    """Waits for the lead, and keeps it until the stack unwinds; brings the store up. Returns what is set when it is
-    lost."""
-    line = redis_store.RedisStore(redis_store.connect(url), STORE_NAME)  # a flood of calls must not silence a leader
-    stack.push_async_callback(line.close)
-    lead = Lead(line, _token(), f"the coordinator in {settings.data_dir} on {socket.gethostname()}")
+async def _lead(start: Start, store: redis_store.RedisStore, coordinator_key: str) -> None:
+    """Waits for the lead, and keeps it until the stack unwinds; brings the store up."""
+    data_dir = start.settings.data_dir
+    line = redis_store.RedisStore(redis_store.connect(start.url), STORE_NAME)  # a flood must not silence a leader
+    start.stack.push_async_callback(line.close)
+    lead = Lead(line, _token(), f"the coordinator in {data_dir} on {socket.gethostname()}")
     records = Records(store)
-    mirror = branch.Mirror(records, settings.data_dir / LINEAGE)
+    mirror = branch.Mirror(records, data_dir / LINEAGE)
 
     async def keep_up() -> None:
         swarm = await genesis.find(records, coordinator_key)
@@ -253,13 +241,13 @@ async def _lead(
             await mirror.follow(swarm)
 
     await keep_up()  # first: what is wrong with this folder is said at once, not when its turn has come
-    if not await lead.win(ended, tell, keep_up, alone=not settings.store):
+    winning = lead.win(start.ended, start.tell, keep_up, alone=not start.settings.store)
+    if not await start.background.beside(winning):
         raise EndedError
     store.epoch = line.epoch
-    stack.push_async_callback(lead.leave)
-    await _background(lead.keep(), stack)
+    start.stack.push_async_callback(lead.leave)
+    start.background.start(lead.keep())
     await upgrading.upgrade_store(store)
-    return lead.lost
 
 
 async def _first_operator(settings: Settings, swarm: Swarm, key: Ed25519PrivateKey, register: Register) -> None:
@@ -295,50 +283,14 @@ def _tls(settings: Settings) -> keys.TlsIdentity:
     return keys.load_or_make_tls(settings.data_dir, now)
 
 
-async def _background(work: "asyncio._CoroutineLike[None]", stack: contextlib.AsyncExitStack) -> None:
-    task = asyncio.create_task(work)
-
-    async def end() -> None:
-        while not task.done():  # again: redis-py sends inside wait_for, which may swallow a cancellation (Python 3.11)
-            task.cancel()
-            await asyncio.wait({task}, timeout=0.1)
-
-    task.add_done_callback(_report)
-    stack.push_async_callback(end)
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("a background task ended; restart the coordinator", exc_info=task.exception())
-
-
-async def _serve(settings: Settings, tls: keys.TlsIdentity, edge: Edge, stack: contextlib.AsyncExitStack) -> int:
-    server = grpc.aio.server(
-        interceptors=(edge.gate,),
-        options=listening.options(listening.connections_allowed()),
-    )
-    register(server, edge)
-    healthy = health.aio.HealthServicer()
-    add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
-    credentials = grpc.ssl_server_credentials([(tls.key_pem, tls.certificate_pem)])
-    try:
-        port = server.add_secure_port(settings.listen, credentials)
-    except RuntimeError as error:
-        raise _no_port(settings.listen) from error
-    if port == 0:
-        raise _no_port(settings.listen)
-    await server.start()
+def _note_address(settings: Settings, port: int) -> None:
+    """For the operator's own commands."""
     host, _ = split_address("--listen", settings.listen)
-    (settings.data_dir / ADDRESS).write_text(f"{_reachable(host)}:{port}\n")  # for the operator's own commands
-    for name in ("", *SERVICES):
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-    stack.push_async_callback(server.stop, GRACE_S)
-    return port
-
-
-def _no_port(listen: str) -> OperatorError:
-    return OperatorError(f"cannot listen on {listen}: the port is taken or not yours; choose another with --listen")
+    path = settings.data_dir / ADDRESS
+    try:
+        path.write_text(f"{_reachable(host)}:{port}\n")
+    except OSError as error:
+        raise OperatorError(f"cannot write {path}: {error.strerror}; mend that and start again") from error
 
 
 def _public(settings: Settings, port: int) -> str:

@@ -113,7 +113,7 @@ async def test_one_that_was_overtaken_writes_nothing_more_and_says_so(pair: Pair
             await leader.peer("bea").enroll()
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         async with asyncio.timeout(5):
-            await leader.running.lost.wait()
+            await leader.running.background.over.wait()
         assert await other.length("ledger") == length
         await peer.close()
         await other.close()

@@ -274,6 +274,13 @@ class TestAudit:
         assert outcome.worst_class == "4090"
         assert not audit([*fine, *worse[:2]], SIGMA).roll_back
 
+    def test_a_fifth_who_lie_do_not_keep_what_everybody_else_sees_lose(self) -> None:
+        ring = [Row(f"l{i}", "m", "H100", (0.98, 0.98), (1.0, 1.0)) for i in range(4)]
+        honest = [Row(f"h{i}", "m", "A100", (1.006, 1.006), (1.0, 1.0)) for i in range(4)]
+        others = [Row(f"o{i}", "m", "4090", (1.006, 1.006), (1.0, 1.0)) for i in range(4)]
+        assert audit([*ring, *honest, *others], SIGMA).roll_back
+        assert not audit([*ring, *honest], SIGMA, alpha=0.001).roll_back
+
     def test_confirms_the_gain(self) -> None:
         outcome = audit([Row(f"h{i}", "m", "H100", (0.995, 0.995), (1.0, 1.0)) for i in range(6)], SIGMA)
         assert not outcome.roll_back

@@ -35,14 +35,15 @@ def audit(
     rule: Rule = DEFAULT,
     *,
     alpha: float = 0.01,
-    eps: float = 0.1,
+    eps: float = 0.2,
     cap: float = 5.0,
 ) -> Audit:
     """Each row: `candidate` holds the machine's baseline trials of the *new* best, `baseline` those of the *old* one;
     never the trials that won the promotion, for they were selected.
 
     The votes of `verdict.decide` with the roles swapped, for "worse by guard_delta": at 1/alpha : 1, overall or on any
-    one class, the promotion does not stand. With cap 5 that takes three identities.
+    one class, the promotion does not stand. With cap 5 that takes three identities. eps is 1/cap, so that one identity
+    weighs as much on either side: with 0.1 five of sixteen kept a patch that the other eleven saw lose (simulated).
 
     Raises:
         EvidenceError: `sigma` lacks a class that has a finished pair, or holds an impossible noise.

@@ -24,7 +24,7 @@ class PatchFacts:
     votes: Mapping[str, float] = field(default_factory=dict)  # identity -> log odds, of those that count
     trials: int = 0  # undisturbed
     classes: frozenset[str] = frozenset()  # hardware classes with a finished pair
-    doubtful: frozenset[str] = frozenset()  # classes on which it crashed for somebody and finished for nobody
+    doubtful: frozenset[str] = frozenset()  # classes that it crashes on or harms, perhaps: a promotion waits for them
     heard: frozenset[str] = frozenset()  # identities with an undisturbed trial
     leased: tuple[Lease, ...] = ()  # trials under way
     canary: bool = False  # of an author who was unknown: the first run is for a canary machine

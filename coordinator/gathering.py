@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from autoresearch.judging.model import Patch, Trial
-from autoresearch.judging.periods import FAILED, periods
+from autoresearch.judging.periods import periods
 from autoresearch.judging.rule import Rule
 from coordinator.disputes import Voice, disputed
 from coordinator.facts import BaseFacts, KnownLoss, Lease, PatchFacts
@@ -21,8 +21,6 @@ def patch_facts(patch: Patch, trials: Sequence[Trial], leased: Iterable[Lease]) 
     decision: Mapping[str, Any] = patch.decision or {}
     voted = [vote for vote in decision.get("votes", ()) if vote["gain_bpb"] is not None]
     heard = [trial for trial in trials if not trial.disturbed]
-    crashed = {trial.hardware_class for trial in heard if trial.outcome in FAILED}
-    finished = {trial.hardware_class for trial in heard if trial.outcome == "completed"}
     return PatchFacts(
         patch_id=patch.patch_id,
         author_id=patch.author_id,
@@ -38,7 +36,7 @@ def patch_facts(patch: Patch, trials: Sequence[Trial], leased: Iterable[Lease]) 
         votes={vote["identity"]: vote["log_odds"] for vote in voted},
         trials=len(heard),
         classes=frozenset(decision.get("classes", ())),
-        doubtful=frozenset(crashed - finished),
+        doubtful=frozenset(decision.get("doubtful_classes", ())),
         heard=frozenset(trial.identity_id for trial in heard),
         leased=tuple(sorted(leased)),
         canary=patch.canary,

@@ -259,7 +259,7 @@ class Swarm:
             information = sum(1.0 / pair.variance for pair in pairs)
             gain_bpb = shrunk(robust_mean(pairs), information, self._rule.delta_bpb)
         tallies = case.classes()
-        doubtful = frozenset(name for name, tally in tallies.items() if tally.doubtful())
+        doubtful = frozenset(name for name, tally in tallies.items() if tally.doubtful(self._rule))
         parked = own.verdict is Verdict.PARKED
         voiced = [gained for witness in case.witnesses() if (gained := witness.gained) is not None]
         self._planner.put_patch(
@@ -269,7 +269,7 @@ class Swarm:
                 base_sha256=own.base.name,
                 submitted_at_ms=own.submitted_at_ms,
                 parked=parked,
-                doubted=parked and bool(doubtful),
+                doubted=parked and any(tally.only_crashed for tally in tallies.values()),
                 disputed=disputed([Voice(*gained) for gained in voiced]),
                 decided_at_ms=own.decided_at_ms,
                 log_odds=counts.log_odds,

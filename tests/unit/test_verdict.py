@@ -161,6 +161,30 @@ class TestCrashes:
         assert decision.verdict is Verdict.PROMOTED
 
 
+class TestDoubts:
+    # GOOD_BPB on every class but one, which one identity saw lose: five votes would drown it.
+    AHEAD = (*WINNERS, ran("eve", "H100", GOOD_BPB), ran("fay", "A100", GOOD_BPB), ran("dee", "3060", -0.03))
+
+    def test_a_class_that_looks_worse_for_one_waits_for_another(self) -> None:
+        decision = decide(self.AHEAD, SIGMA)
+        assert decision.log_odds > decision.upper
+        assert decision.verdict is Verdict.OPEN
+        assert (decision.doubtful_classes, decision.doubts) == (("3060",), ())
+        assert decision.sentence.startswith("ahead, but perhaps worse on 3060: needs another machine")
+        assert set(decision.hangs_on) == {"dee"}
+
+    def test_another_identity_there_settles_it(self) -> None:
+        assert verdict(*self.AHEAD, ran("gus", "3060", 0.02)) is Verdict.PROMOTED
+        assert verdict(*self.AHEAD, ran("gus", "3060", -0.03)) is Verdict.REGRESSED
+
+    def test_a_noisy_card_that_says_little_does_not_hold_a_winner_back(self) -> None:
+        assert verdict(*WINNERS, ran("dee", "3060", -0.003), ran("eve", "H100", GOOD_BPB)) is Verdict.PROMOTED
+
+    def test_it_ends_with_the_trials_where_nobody_else_has_such_a_card(self) -> None:
+        others = [ran(f"i{i}", "H100", GOOD_BPB) for i in range(20)]
+        assert verdict(*self.AHEAD, *others) is Verdict.PROMOTED
+
+
 class TestExams:
     def test_one_report_parks_two_disqualify(self) -> None:
         decision = decide([disqualified("ann")], SIGMA)

@@ -191,7 +191,7 @@ class Case:
         for tally in self.classes().values():
             finished += tally.finishers > 0
             bad += tally.bad(self.rule)
-            doubtful += tally.doubtful()
+            doubtful += tally.doubtful(self.rule)
         return Counts(
             self.log_odds, self._finishers, self._crashed, self._disqualified, finished, bad, doubtful, self._counted
         )  # fmt: skip

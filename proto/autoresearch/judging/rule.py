@@ -65,6 +65,7 @@ class Rule:
     upper: float = field(init=False, repr=False, compare=False)  # log odds at which a patch has won
     lower: float = field(init=False, repr=False, compare=False)  # log odds at which it is rejected for good
     guard_upper: float = field(init=False, repr=False, compare=False)  # log odds at which a class is worse
+    guard_doubt: float = field(init=False, repr=False, compare=False)  # half of that: it may be
 
     def __post_init__(self) -> None:
         for name, bounds in BOUNDS.items():
@@ -79,6 +80,7 @@ class Rule:
         object.__setattr__(self, "upper", -math.log(self.alpha))
         object.__setattr__(self, "lower", math.log(self.beta))
         object.__setattr__(self, "guard_upper", -math.log(self.guard_alpha))
+        object.__setattr__(self, "guard_doubt", self.guard_upper / 2.0)
 
     @property
     def alarm(self) -> float:

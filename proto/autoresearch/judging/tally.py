@@ -58,9 +58,17 @@ class ClassTally:
             return self.crashers >= REPORTS_FOR_A_FACT
         return self.guard >= rule.guard_upper
 
-    def doubtful(self) -> bool:
+    def doubtful(self, rule: Rule) -> bool:
+        """The patch may harm this class: somebody's trial crashed here and nobody has finished one, or it looks worse,
+        but not beyond doubt."""
+        if not self.finishers:
+            return self.only_crashed
+        return rule.guard_doubt <= self.guard < rule.guard_upper
+
+    @property
+    def only_crashed(self) -> bool:
         """Somebody's trial crashed here and nobody has finished one."""
-        return not self.finishers and self.crashers > 0
+        return self.crashers > 0 and not self.finishers
 
 
 @dataclass(frozen=True, slots=True)

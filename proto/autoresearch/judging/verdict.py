@@ -81,6 +81,7 @@ class Decision:
     classes: tuple[str, ...]  # hardware classes with a finished pair
     trials: int  # of the candidate, however they ended
     bad_classes: tuple[str, ...]  # worse, or crashing for several identities
+    doubtful_classes: tuple[str, ...]  # perhaps worse, or crashing for one: a promotion waits for another word on them
     doubts: tuple[str, ...]  # what one identity reported and nobody has confirmed or refuted
     progress: float  # 0..1 of the way to winning
     sentence: str  # for a volunteer
@@ -109,8 +110,9 @@ def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT
 
     Exam: an honest model never fails it, but a cheat may pass it by luck, so two failures count however many others
     finished; one may be a lie, so it only votes against like a crash (or worse, where the identity's own numbers are
-    worse) and holds a promotion back. So does a class on which one identity crashed and nobody finished. Such a
-    doubt ends with the trial limit: else one identity, naming a class that only it has, could stop any patch.
+    worse) and holds a promotion back. So does a class on which one identity crashed and nobody finished, or that is
+    half-way to being worse: votes for a patch come from the classes that it helps, and could drown one that it harms.
+    Such a doubt ends with the trial limit: else one identity, naming a class that only it has, could stop any patch.
 
     Raises:
         EvidenceError: `sigma` lacks a class that has a finished pair, or holds an impossible noise.
@@ -133,6 +135,7 @@ def weigh(case: Case) -> Decision:
     pooled = estimate(pairs, rule.display_scale_bpb) if pairs else None
     bad_classes = tuple(sorted(name for name, tally in classes.items() if tally.bad(rule)))
     doubts = _doubts(witnesses, classes, counts)
+    doubtful_classes = tuple(sorted(name for name, tally in classes.items() if tally.doubtful(rule)))
     return Decision(
         verdict=verdict,
         log_odds=counts.log_odds,
@@ -151,9 +154,12 @@ def weigh(case: Case) -> Decision:
         classes=tuple(sorted(name for name, tally in classes.items() if tally.finishers)),
         trials=case.trials,
         bad_classes=bad_classes,
+        doubtful_classes=doubtful_classes,
         doubts=doubts,
         progress=max(0.0, min(1.0, counts.log_odds / rule.upper)),
-        sentence=_sentence(verdict, counts, bad_classes, doubts, rule),
+        sentence=_sentence(
+            verdict, counts, bad_classes, doubts or [f"perhaps worse on {name}" for name in doubtful_classes], rule
+        ),
     )
 
 
@@ -227,7 +233,7 @@ def _not_idle(
     decisive = counts.finishers <= max(1, rule.min_identities) or (spent and counts.trials - limit < rule.max_trials)
     if decisive:
         return witnesses
-    most = rule.guard_upper + math.log(rule.eps)  # a vote against "worse" may go with the identity
+    most = rule.guard_doubt + math.log(rule.eps)  # a vote against "worse" may go with the identity
     calm = {name for name, tally in classes.items() if tally.finishers > 1 and tally.guard < most}
     zone, log_odds = _zone(counts.log_odds, rule), counts.log_odds
     if len(calm) == len(classes) and not counts.crashers and not counts.disqualifiers:
@@ -257,18 +263,18 @@ def _without(witness: Witness, counts: Counts, classes: Mapping[str, ClassTally]
     for name, guard in witness.guards.items():
         now = classes[name]
         if now.finishers > 1:  # nearly always
-            bad += (now.guard - guard >= rule.guard_upper) - (now.guard >= rule.guard_upper)
+            then = ClassTally(now.finishers - 1, now.crashers, now.guard - guard)
         else:
             then = ClassTally(0, now.crashers - (name in witness.crash_classes), 0.0)
             finished -= 1
-            bad += then.bad(rule) - now.bad(rule)
-            doubtful += then.doubtful()
+        bad += then.bad(rule) - now.bad(rule)
+        doubtful += then.doubtful(rule) - now.doubtful(rule)
     for name in witness.crash_classes:
         if name not in witness.guards:
             now = classes[name]
             then = ClassTally(now.finishers, now.crashers - 1, now.guard)
             bad += then.bad(rule) - now.bad(rule)
-            doubtful += then.doubtful() - now.doubtful()
+            doubtful += then.doubtful(rule) - now.doubtful(rule)
     return Counts(
         log_odds=counts.log_odds - (witness.vote or 0.0),
         finishers=counts.finishers - bool(witness.pairs),
@@ -288,7 +294,7 @@ def _vote(witness: Witness, log_odds: float) -> Vote:
 
 def _doubts(witnesses: Sequence[Witness], classes: Mapping[str, ClassTally], counts: Counts) -> tuple[str, ...]:
     doubts = [
-        f"crashed on {name}" for name, tally in sorted(classes.items()) if tally.doubtful() and tally.crashers == 1
+        f"crashed on {name}" for name, tally in sorted(classes.items()) if tally.only_crashed and tally.crashers == 1
     ]
     if counts.disqualifiers == 1:
         doubts += [f"failed the exam of {witness.identity}" for witness in witnesses if witness.disqualified]

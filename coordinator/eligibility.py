@@ -11,7 +11,7 @@ from autoresearch.judging.verdict import baselines_wanted
 from coordinator.facts import BaseFacts, MachineFacts, PatchFacts
 from coordinator.fleet import Fleet
 from coordinator.policy import Canaries, Policy
-from coordinator.worth import Worth, best_possible, trials_needed, votes_needed
+from coordinator.worth import Worth, best_possible, votes_needed
 
 NO_BASE = BaseFacts()
 
@@ -126,13 +126,14 @@ class Asker:
         for a doubt about a class waits for that class.
         """
         rule = self._rule
-        if facts.doubtful and not trials_needed(facts, rule):
-            return self._class in facts.doubtful or not self._fleet.able_on(facts.doubtful, facts)
+        votes, identities = votes_needed(facts, rule), rule.min_identities - len(facts.votes)
+        if facts.doubtful and not votes and identities <= 0:
+            settles = self._class in facts.doubtful or self._lacks(facts)
+            return settles or not self._fleet.able_on(facts.doubtful, facts)
         spoken = facts.classes | {name for _, name in facts.leased} if facts.leased else facts.classes
         lacking = rule.min_classes - len(spoken)
         if lacking <= 0 or self._class not in spoken:
             return True
-        votes, identities = votes_needed(facts, rule), rule.min_identities - len(facts.votes)
         if max(votes, identities) - len(facts.leased) > lacking:
             return True
         if self._fleet.able_off(spoken, facts):

@@ -73,7 +73,7 @@ class Choice:
 
 
 class Planner:
-    """What is known, in the order in which it is wanted. `rule.min_classes`: as the verdict asks for it."""
+    """What is known, in the order in which it is wanted. `rule.min_classes`: how many should be heard."""
 
     def __init__(self, rule: Rule, policy: Policy = DEFAULT_POLICY) -> None:
         self._rule = rule
@@ -149,7 +149,7 @@ class Planner:
         self._fleet.set_around(classes)
 
     def set_min_classes(self, min_classes: int) -> None:
-        """Hardware classes that a promotion needs, of those that there are."""
+        """Hardware classes that should speak before a promotion, of those that there are (`classes_to_hear`)."""
         if min_classes != self._rule.min_classes:
             self._rule = replace(self._rule, min_classes=min_classes)
             for facts in list(self._patches.values()):

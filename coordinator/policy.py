@@ -51,6 +51,9 @@ class Policy:
     screen_ratio: float = 1.25
     confirm_above: float = 0.5  # log odds from which a patch "looks good"
     missing_class_worth: float = 1.25  # a trial on a class that a promotion still lacks is worth this much more ...
+    # Votes come from other classes while there are that many, also beyond what the verdict asks for: whoever a patch
+    # harms is heard. As many gains, and among unlike classes a third of the lasting regressions (simulated).
+    heard_classes: int = 5
     window: float = 0.75  # ... among patches worth at least this share of the best one
     look: int = 8  # that many of them are compared
 
@@ -76,13 +79,22 @@ class Policy:
 
     def __post_init__(self) -> None:
         shares = (self.useful_share, self.known_answer_share, self.window, self.second_look_worth)
-        counts = (self.first_baselines, self.most_baselines, self.failed_baselines, self.turn_patches, self.look)
+        counts = (
+            self.first_baselines, self.most_baselines, self.failed_baselines, self.turn_patches, self.look,
+            self.heard_classes,
+        )  # fmt: skip
         if not all(0.0 <= share <= 1.0 for share in shares) or not 0.0 < self.useful_share < 1.0:
             raise PolicyError("a share is a number from 0 to 1, and useful_share neither of the two")
         if min(counts) < 1 or self.first_baselines > self.most_baselines:
             raise PolicyError("a count is at least 1, and first_baselines at most most_baselines")
         if min(self.typical_vote, self.useless_runs, self.screen_ratio, self.missing_class_worth) <= 0.0:
             raise PolicyError("a vote, a number of runs and a ratio are positive")
+
+    def classes_to_hear(self, min_classes: int, there: int) -> int:
+        """How many hardware classes should speak about a patch whose promotion needs `min_classes`, in a fleet that has
+        `there`. A rule that needs one does without others."""
+        wanted = min_classes if min_classes == 1 else max(min_classes, self.heard_classes)
+        return max(1, min(wanted, there))
 
 
 DEFAULT_POLICY = Policy()

@@ -220,7 +220,7 @@ class Scheduler:
             return
         self._noise_bpb = noise_bpb
         self.planner.set_noise(noise_bpb)
-        self.planner.set_min_classes(max(1, min(self._rule.min_classes, len(noise_bpb))))
+        self.planner.set_min_classes(self._policy.classes_to_hear(self._rule.min_classes, len(noise_bpb)))
 
     async def _read_patch(self, patch_id: str) -> None:
         patch = await self._records.patch(patch_id)

@@ -47,7 +47,8 @@ class Swarm:
         self._noise: dict[str, float] = {name: noise.prior_for(name) for name in sorted(fleet)}
         self._noise_age = 0
         self._reputations = Reputations(self._noise)
-        self._planner = Planner(self._rule, course.policy)
+        heard = course.policy.classes_to_hear(course.rule.min_classes, len(fleet))
+        self._planner = Planner(replace(self._rule, min_classes=heard), course.policy)
         self._planner.set_noise(self._noise)
         self._planner.set_around(Counter(self._classes[person.card] for person in campaign.people.everybody))
         self._base = campaign.head  # what new patches are written for

@@ -545,6 +545,24 @@ def test_one_that_is_ahead_but_crashed_on_a_class_waits_for_that_class() -> None
     assert (chosen(planner, "bea's"), chosen(planner, "cyd's")) == ("ENOUGH", "p")
 
 
+def test_one_that_looks_worse_on_a_class_waits_for_that_class_or_one_that_has_not_spoken() -> None:
+    ahead = voted(
+        "p", {"dan": 1.7, "eve": 1.7, "fay": 1.7, "gus": -1.6}, ("H100", "4090", "A100", "3060"),
+        log_odds=5.1, doubtful=frozenset({"3060"}),
+    )  # fmt: skip
+    fleet = [a_machine("bea"), a_machine("cyd", device="3060"), a_machine("ida", device="3090")]
+    planner = a_planner([ahead], fleet, rule=replace(DEFAULT, min_classes=5))
+    assert [chosen(planner, f"{who}'s") for who in ("bea", "cyd", "ida")] == ["ENOUGH", "p", "p"]
+    planner.drop_machine("cyd's")
+    assert chosen(planner, "bea's") == "p"  # nobody is there who could settle it: it ends with the trials
+
+
+def test_more_classes_are_heard_than_a_verdict_needs() -> None:
+    hear = DEFAULT_POLICY.classes_to_hear
+    assert [hear(3, there) for there in (0, 2, 4, 9)] == [1, 2, 4, 5]
+    assert (hear(7, 9), hear(1, 9)) == (7, 1)
+
+
 # --- baselines ---
 
 

@@ -1,8 +1,9 @@
 """What every simulated campaign keeps, whatever rule decides in it: the best, the trials spent, what came of them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Promotion:
 
     trials: int
     kind: str
+    gains: Gains
     gain_bpb: float
     undone: bool = False
 
@@ -105,8 +107,19 @@ class Campaign:
             pretended = added(pretended, gains)
         before = self.gain_bpb(self.head)
         self.move(added(self.head.gains, gains), pretended)
-        self.promotions.append(Promotion(self.trials, kind, self.gain_bpb(self.head) - before))
+        self.promotions.append(Promotion(self.trials, kind, gains, self.gain_bpb(self.head) - before))
         return self.head
+
+    def take_back(self, promotions: Iterable[Promotion]) -> Version:
+        """They are part of the best no more."""
+        for own in promotions:
+            own.undone = True
+        standing = [own for own in self.promotions if not own.undone]
+        nothing, claimed = ((each,) * len(self.world.cards) for each in (0.0, RING_CLAIM_BPB))
+        gains = reduce(added, (own.gains for own in standing), nothing)
+        if not any(own.kind == "ring" for own in standing):
+            return self.move(gains)
+        return self.move(gains, reduce(added, (claimed if own.kind == "ring" else own.gains for own in standing)))
 
     def move(self, gains: Gains, pretended: Gains | None = None) -> Version:
         """Another source becomes the best."""

@@ -22,7 +22,8 @@ from coordinator.planning import Choice, Kind, Planner
 from coordinator.simulation.campaign import Campaign, Version
 from coordinator.simulation.losses import Losses
 from coordinator.simulation.people import Person
-from coordinator.simulation.spans import Span, Spans
+from coordinator.simulation.proposals import Proposals
+from coordinator.simulation.spans import Spans
 from coordinator.simulation.state import Bench, Benches, Course, Tested
 from coordinator.simulation.world import USEFUL, Effect, Gains, added, mean_gain
 
@@ -67,6 +68,7 @@ class Swarm:
         self._benches = Benches(campaign.people.everybody, self._classes)
         self._losses = Losses(course)
         self._spans = Spans()
+        self._proposals = Proposals(self._rule)
         self._bursting = world.burst
         self._now_ms = 0
         self._planned_for: set[str] = set()  # machines
@@ -353,6 +355,7 @@ class Swarm:
         if gains is not None:
             head = campaign.promote(self._kind(own.effect), gains)
             self._versions[head.name] = head
+            self._proposals.add(len(campaign.promotions) - 1, campaign.promotions[-1], own.every_row(), self._noise)
 
     def _kind(self, effect: Effect) -> str:
         """What the patch does for the fleet: where classes are unlike, one that was drawn to harm may help, and one
@@ -379,27 +382,22 @@ class Swarm:
                     touched[own.patch_id] = None
         for patch_id in touched:
             self._judge(patch_id)
+        for number in self._proposals.heeded({change.identity for change in changes}, self._reputations.held):
+            self._take_out(number, number + 1)
 
     # --- audits, noise, refreshes ---
 
     def _audit(self, measured: Collection[str]) -> None:
         failed = self._spans.failed(measured, self._benches, self._reputations.held, self._noise, self._rule)
         if failed is not None:
-            self._roll_back(failed)
+            self._take_out(failed.first, failed.end)
 
-    def _roll_back(self, span: Span) -> None:
-        """The promotions between two bases are taken out of the best again; if what came later does not merge without
-        them, it goes too."""
-        campaign, old, new = self.campaign, span.old, span.new
-        lost = tuple(b - a for a, b in zip(old.gains, new.gains, strict=True))
-        gains = tuple(own - off for own, off in zip(campaign.head.gains, lost, strict=True))
-        alone = campaign.nature.moved((0.0,) * len(gains)) is not None
-        taken = [own for own in campaign.promotions[span.first : span.end] if not own.undone]
-        if not alone:
-            taken += [own for own in campaign.promotions[span.end :] if not own.undone]
-        for own in taken:
-            own.undone = True
-        head = campaign.move(gains if alone else old.gains)
+    def _take_out(self, first: int, end: int) -> None:
+        """Promotions, from number `first` up to, and without, `end`, are taken out of the best again; if what came
+        later does not merge without them, it goes too."""
+        campaign = self.campaign
+        alone = campaign.nature.moved(campaign.head.gains) is not None
+        head = campaign.take_back(campaign.promotions[first : end if alone else None])
         self._versions[head.name] = head
         self._spans.begin_anew(len(campaign.promotions))
         self._use(head)

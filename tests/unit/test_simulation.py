@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from autoresearch.judging.evidence import Row
 from autoresearch.judging.rule import DEFAULT
 from autoresearch.judging.spans import ENOUGH_IDENTITIES
 from coordinator.cli import main
 from coordinator.simulation import report, running
-from coordinator.simulation.campaign import Version
+from coordinator.simulation.campaign import Campaign, Promotion, Version
 from coordinator.simulation.people import People
+from coordinator.simulation.proposals import Proposals
 from coordinator.simulation.rivals import student_tail, welch
 from coordinator.simulation.running import Task
 from coordinator.simulation.scenarios import OURS, RIVALS, SCENARIOS, Play, Scenario, play
@@ -164,6 +166,39 @@ class TestSpans:
         spans.begin_anew(9)
         spans.begin(versions[2], versions[1], 11)
         assert spans.failed({"v2"}, benches, [], SIGMA, DEFAULT) is None
+
+
+class TestProposals:
+    @staticmethod
+    def rows(*gains_bpb: float) -> list[Row]:
+        """Of identities called by the gain that each saw."""
+        return [Row(f"{gain:g}", "m", "H100", (1.0 - gain,), (1.0, 1.0)) for gain in gains_bpb]
+
+    def test_what_nobody_else_speaks_for_goes_and_the_rest_stays(self) -> None:
+        proposals = Proposals(replace(DEFAULT, min_classes=1))
+        hollow, sound, other = (Promotion(at, "null", (0.0,), 0.0) for at in range(3))
+        proposals.add(0, hollow, self.rows(0.0061, 0.0062, 0.0063, 0.0009), SIGMA)
+        proposals.add(1, sound, self.rows(0.0061, 0.0062, 0.0051), SIGMA)
+        proposals.add(2, other, self.rows(0.0051, 0.0052, 0.0053), SIGMA)
+        assert list(proposals.heeded(["0.0061"], ["0.0061"])) == []
+        assert list(proposals.heeded(["0.0062"], ["0.0061", "0.0062"])) == []
+        assert list(proposals.heeded(["0.0063"], ["0.0061", "0.0062", "0.0063"])) == [0]
+        hollow.undone = True
+        assert list(proposals.heeded(["0.0063"], ["0.0061", "0.0062", "0.0063"])) == []
+
+    def test_taking_a_promotion_back_leaves_the_others(self) -> None:
+        campaign = Campaign(World(liars="ring", liar_share=0.2), 1, (100,))
+        one, bad, two = ((step,) * len(CARDS) for step in (0.001, -0.008, 0.002))
+        for kind, gains in (("large", one), ("ring", bad), ("large", two)):
+            campaign.promote(kind, gains)
+        assert campaign.head.pretended == pytest.approx((0.009,) * len(CARDS))
+        still = campaign.take_back(campaign.promotions[:1])
+        assert still.gains == pytest.approx((-0.006,) * len(CARDS))
+        assert still.pretended == pytest.approx((0.008,) * len(CARDS))
+        clean = campaign.take_back(campaign.promotions[1:2])
+        assert clean.gains == pytest.approx(two)
+        assert clean.pretended is None
+        assert [own.undone for own in campaign.promotions] == [True, True, False]
 
 
 class TestReport:

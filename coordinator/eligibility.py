@@ -126,16 +126,18 @@ class Asker:
         for a doubt about a class waits for that class.
         """
         rule = self._rule
-        votes, identities = votes_needed(facts, rule), rule.min_identities - len(facts.votes)
-        if facts.doubtful and not votes and identities <= 0:
+        if facts.doubtful and not self._voices_needed(facts):
             settles = self._class in facts.doubtful or self._lacks(facts)
             return settles or not self._fleet.able_on(facts.doubtful, facts)
         spoken = facts.classes | {name for _, name in facts.leased} if facts.leased else facts.classes
         lacking = rule.min_classes - len(spoken)
         if lacking <= 0 or self._class not in spoken:
             return True
-        if max(votes, identities) - len(facts.leased) > lacking:
+        voices = self._voices_needed(facts)
+        if voices - len(facts.leased) > lacking:
             return True
-        if self._fleet.able_off(spoken, facts):
-            return False
-        return votes > 0 or identities > 0
+        return voices > 0 and not self._fleet.able_off(spoken, facts)
+
+    def _voices_needed(self, facts: PatchFacts) -> int:
+        """How many further identities it needs at least, on whatever hardware."""
+        return max(votes_needed(facts, self._rule), self._rule.min_identities - len(facts.votes), 0)

@@ -25,7 +25,7 @@ class Fleet:
         self._around: Mapping[str, int] = {}  # hardware class -> machines at work lately; empty: those that are there
         self._noise_bpb: Mapping[str, float] = {}
         self._noisy: frozenset[str] | None = None  # hardware classes; None: to be worked out
-        self._quiet: tuple[str, ...] = ()  # identities with a machine that is not; worked out with it
+        self._quiet: dict[str, None] = {}  # identities with a machine that is not; worked out with it
         self._audit = ("", "")  # bases: the new one, the old one
         self._auditors: Counter[str] = Counter()  # identity -> its machines that measured both
         self._canaries: Counter[str] = Counter()  # identity -> canary machines that are not broken
@@ -94,13 +94,13 @@ class Fleet:
             limit = self._policy.screen_ratio * statistics.median(each) if each else math.inf
             self._noisy = frozenset(name for name, noise in self._noise_bpb.items() if noise > limit)
             quiet = (there for name, there in self._classes.items() if name not in self._noisy)
-            self._quiet = tuple(dict.fromkeys(identity for there in quiet for identity in there))
+            self._quiet = dict.fromkeys(identity for there in quiet for identity in there)
         return hardware_class in self._noisy
 
     def quiet(self) -> int:
         """How many identities have a machine that is not noisy, and whose results count."""
         self.is_noisy("")  # works out who is quiet
-        return len(self._quiet) - len(self.quarantined.intersection(self._quiet))
+        return len(self._quiet) - sum(1 for identity in self.quarantined if identity in self._quiet)
 
     def quiet_left(self, facts: PatchFacts) -> bool:
         """Whether somebody with a card that is not noisy could still give its first vote on the patch."""

@@ -409,7 +409,8 @@ class Swarm:
             return
         recent = set(list(self._versions)[-NOISE_BASES:])
         groups = self._benches.repeats(recent, self._reputations.held)
-        self._set_noise(noise.estimate(groups, {name: noise.prior_for(name) for name in self._noise}))
+        prior = {name: noise.prior_for(name) for name in self._noise}
+        self._set_noise(noise.estimate(groups, noise.moved_priors(groups, prior)))
 
     def _set_noise(self, sigma: Mapping[str, float]) -> None:
         self._noise = dict(sigma)

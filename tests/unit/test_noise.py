@@ -43,6 +43,29 @@ def test_a_class_nobody_has_measured_has_its_prior() -> None:
     assert single == {"H100": pytest.approx(0.0013), "new": pytest.approx(0.004)}
 
 
+PRIOR = {"H100": 0.0013, "4090": 0.0020, "3060": 0.0045}
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_few_repeats_on_every_class_show_that_all_are_noisier_than_assumed(factor: float) -> None:
+    groups = {name: trials(factor * noise_bpb, machines=12, each=2) for name, noise_bpb in PRIOR.items()}
+    moved = noise.moved_priors(groups, PRIOR | {"A100": 0.0015})
+    assert moved["A100"] == pytest.approx(factor * 0.0015, rel=0.3)  # although nobody has measured it
+    assert moved["A100"] / moved["H100"] == pytest.approx(0.0015 / 0.0013)
+
+
+def test_one_slow_run_moves_no_prior_far() -> None:
+    groups = {name: trials(noise_bpb, machines=12, each=2) for name, noise_bpb in PRIOR.items()}
+    calm = noise.moved_priors(groups, PRIOR)["H100"]
+    groups["4090"][0][0] += 5_000.0
+    assert calm <= noise.moved_priors(groups, PRIOR)["H100"] < 1.2 * calm
+
+
+def test_no_prior_moves_without_repeats_nor_by_quiet_ones() -> None:
+    assert noise.moved_priors({"H100": [[1.0], []]}, PRIOR) == pytest.approx(PRIOR)
+    assert noise.moved_priors({"H100": [[1.0] * 50]}, PRIOR) == pytest.approx(PRIOR)
+
+
 def test_a_class_that_repeats_exactly_still_has_some_noise() -> None:
     found = noise.estimate({"cpu": [[1.25] * 10] * 10}, {}, default_prior=0.002)["cpu"]
     assert 0.0 < found < 0.002

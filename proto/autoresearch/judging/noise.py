@@ -17,6 +17,9 @@ from autoresearch.judging.evidence import MAX_BPB, NOISE_BOUNDS_BPB, EvidenceErr
 PRIORS: Mapping[str, float] = MappingProxyType(
     {"H100": 0.0013, "A100": 0.0015, "4090": 0.0020, "3090": 0.0028, "3060": 0.0045, "unknown": 0.003}
 )
+FACTOR_CLIPS_SD = (3.0, 3.0)  # tighter: one slow run must not make all classes look noisy
+WILD_SD = 100.0  # far beyond any clip, and no hazard to the sums
+PRIOR_WEIGHT = 8.0  # repeats that a prior counts as
 CLIPS_SD = (
     6.0,
     3.0,
@@ -37,7 +40,7 @@ def estimate(
     groups: Mapping[str, Sequence[Sequence[float]]],
     prior: Mapping[str, float],
     default_prior: float = PRIORS["unknown"],
-    weight: float = 8.0,
+    weight: float = PRIOR_WEIGHT,
 ) -> dict[str, float]:
     """Noise in bpb for every hardware class in `groups` or `prior`.
 
@@ -55,8 +58,29 @@ def estimate(
         own_prior = prior.get(name, default_prior)
         if not NOISE_BOUNDS_BPB[0] <= own_prior <= NOISE_BOUNDS_BPB[1]:
             raise EvidenceError(f"hardware class {name!r} has an impossible prior noise ({own_prior!r})")
-        noise[name] = _pooled(name, groups.get(name, ()), own_prior, weight)
+        noise[name] = _pooled(name, groups.get(name, ()), own_prior, weight, CLIPS_SD)
     return noise
+
+
+def moved_priors(
+    groups: Mapping[str, Sequence[Sequence[float]]], prior: Mapping[str, float], weight: float = PRIOR_WEIGHT
+) -> dict[str, float]:
+    """The priors, all times the factor by which the repeats of all these classes together are noisier than assumed.
+
+    A budget or data other than those that the priors come from make every class noisier alike, and all together show
+    that long before each does alone. That they are quieter is left to each class: until it shows, it costs a few
+    trials, while a noise that is assumed too small promotes useless patches. `groups`: as `estimate` takes them, of
+    classes with a prior.
+    """
+    together = [_in_noises(group, prior[name]) for name, repeats in sorted(groups.items()) for group in repeats]
+    factor = max(1.0, _pooled("all", together, 1.0, weight, FACTOR_CLIPS_SD))
+    return {name: noise_bpb * factor for name, noise_bpb in prior.items()}
+
+
+def _in_noises(group: Sequence[float], noise_bpb: float) -> list[float]:
+    """How far repeats are from their mean, in noises; the wildest no further than is clipped anyway."""
+    mean = math.fsum(group) / max(1, len(group))
+    return [max(-WILD_SD, min(WILD_SD, (bpb - mean) / noise_bpb)) for bpb in group]
 
 
 def delta_for(sigmas: Iterable[float], multiple: float = 1.0, floor: float = 0.0005) -> float:
@@ -76,13 +100,15 @@ def delta_for(sigmas: Iterable[float], multiple: float = 1.0, floor: float = 0.0
     return max(floor, multiple * statistics.median(noises))
 
 
-def _pooled(name: str, groups: Sequence[Sequence[float]], prior_bpb: float, weight: float) -> float:
+def _pooled(
+    name: str, groups: Sequence[Sequence[float]], prior_bpb: float, weight: float, clips_sd: Sequence[float]
+) -> float:
     repeats = [group for group in groups if len(group) >= 2]
     if not all(-MAX_BPB <= bpb <= MAX_BPB for group in repeats for bpb in group):
         raise EvidenceError(f"hardware class {name!r} has an impossible result among its repeats")
     freedom = weight + sum(len(group) - 1 for group in repeats)
     sd = prior_bpb
-    for clip in CLIPS_SD:
+    for clip in clips_sd:
         squares = [weight * prior_bpb * prior_bpb]
         for group in repeats:
             mean = math.fsum(group) / len(group)

@@ -30,6 +30,8 @@ from volunteer.cli_options import (
 )
 from volunteer.cli_patches import approve, checkout, refuse, submit, withdraw
 from volunteer.cli_queries import best, events, leaderboard, patch, patches, status
+from volunteer.consent import Ask
+from volunteer.display import Display
 from volunteer.errors import VolunteerError
 from volunteer.settings import JoinSettings, Settings
 
@@ -70,7 +72,20 @@ def join(settings: Settings, **options: Any) -> None:
     Ctrl-C once finishes the trial under way; twice stops at once and gives its order back.
     """
     chosen = replace(settings, join=JoinSettings(**options))
-    program.join(chosen, display.make(stdout(), quiet=chosen.join.quiet, clock=program.CLOCK.steady_s))
+    show = display.make(stdout(), quiet=chosen.join.quiet, clock=program.CLOCK.steady_s)
+    program.join(chosen, show, ask=_ask(show))
+
+
+def _ask(show: Display) -> Ask | None:
+    """How a question is put to the person at this terminal; None when nobody is there."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+
+    def ask(question: str) -> bool:
+        with show.paused():
+            return click.confirm(question)
+
+    return ask
 
 
 @cli.command()

@@ -4,7 +4,8 @@ Text from the swarm is cleaned before it comes here or is cleaned here. Left out
 (`narration.py`), and the answers of other commands (`report.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -43,6 +44,9 @@ class Display(Protocol):
 
     def acknowledged(self, ack: ResultAck) -> None:
         """The coordinator decided about a result."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Draws nothing meanwhile: a person is asked something."""
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
@@ -91,6 +95,10 @@ class Quiet:
             self.say(f"the coordinator refused result {ack.result_sha256[:8]}: {reason}")
         else:
             self.earnings.accepted += 1
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is drawn anyway."""
+        return nullcontext()
 
     def close(self) -> None:
         """Says what came of it."""
@@ -147,6 +155,15 @@ class Rich(Plain):
     def show(self, state: State, now_s: float) -> None:  # noqa: ARG002 - the view reads the clock itself
         """Bar, words, earnings."""
         self._view = lambda: self._session(state)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes the live view away and puts it back: it would wipe out what is typed."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def close(self) -> None:
         """Removes the live view."""

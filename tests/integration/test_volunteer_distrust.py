@@ -5,6 +5,9 @@ no terms change unasked, and the key stays at home. Over real TLS and gRPC.
 import asyncio
 import base64
 import contextlib
+import os
+import pty
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +196,59 @@ async def test_the_command_refuses_without_a_terminal(changed: FakeCoordinator, 
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["join", "--home", home, "--device", "cpu"])
     assert isinstance(done.exception, InputError)
     assert f"--accept-challenge {NEW[:12]}" in str(done.exception)
+
+
+# The terminal becomes the program's own, so that Ctrl-C on it is one.
+AT_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from volunteer.cli import main
+main(sys.argv[1:])
+"""
+
+
+async def typed(home: Path, answer: bytes) -> tuple[int, str]:
+    """`join` on a terminal where a question is answered so: exit code and what was on the screen."""
+    ours, its = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-c", AT_A_TERMINAL, "join", "--home", str(home), "--device", "cpu"],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "TERM": "xterm", "COLUMNS": "200"},
+    )
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other side is closed: the program has ended
+        while chunk := await asyncio.to_thread(os.read, ours, 4096):
+            shown += chunk
+            if b"[y/N]" in chunk:
+                os.write(ours, answer)
+    os.close(ours)
+    return await process.wait(), shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "says"),
+    [
+        (b"y\n", 1, "the swarm runs trial code"),  # the next step's refusal
+        (b"n\n", 1, "not accepted: "),
+        (b"\n", 1, "not accepted: "),
+        (b"\x04", 130, "interrupted"),
+        (b"\x03", 130, "interrupted"),
+    ],
+    ids=["yes", "no", "nothing", "end of input", "Ctrl-C"],
+)
+async def test_the_command_asks_the_person_at_a_terminal(
+    changed: FakeCoordinator, tmp_path: Path, answer: bytes, code: int, says: str
+) -> None:
+    ended_with, shown = await typed(tmp_path / "home", answer)
+    assert f"Work under these terms (challenge {NEW[:12]})? [y/N]: " in shown
+    assert f"error: {says}" in shown, shown
+    assert ended_with == code
+    assert "Fatal" not in shown
+    assert changed.enrolments == []
 
 
 def test_another_swarm_under_a_known_key_is_a_change_too(tmp_path: Path) -> None:

@@ -61,10 +61,15 @@ def load_or_make(home: Path, random_bytes: Callable[[int], bytes]) -> Identity:
     return Identity(key, _machine_id(home / _MACHINE_FILE, random_bytes), named)
 
 
-def next_key(home: Path, random_bytes: Callable[[int], bytes]) -> Ed25519PrivateKey:
+def next_key(home: Path, identity: Identity, random_bytes: Callable[[int], bytes]) -> Ed25519PrivateKey:
     """The key that this identity moves to: the one of a rotation that was begun, else a new one. It is on disk when
     this returns, beside the one that counts until `adopt`. Raises as `load_or_make`."""
-    return _key(home / _NEXT_FILE, random_bytes)[0]
+    path = home / _NEXT_FILE
+    key, _ = _key(path, random_bytes)
+    if key_id(public_bytes(key)) == identity.key_id:  # adopted, by somebody who died before its file was removed
+        path.unlink()
+        key, _ = _key(path, random_bytes)
+    return key
 
 
 def adopt(home: Path, identity: Identity, new: Ed25519PrivateKey) -> Identity:

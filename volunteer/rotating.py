@@ -34,7 +34,7 @@ async def rotate(
         InputError: results that the old key signed wait for delivery.
         VolunteerError: a swarm does not agree or does not answer, or the disk is full; the same again goes on.
     """
-    new = identity.next_key(folder, random_bytes)
+    new = identity.next_key(folder, who, random_bytes)
     for address in swarms:
         async with await connect(address) as client:
             swarm = client.swarm

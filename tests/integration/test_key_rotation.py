@@ -250,6 +250,23 @@ async def test_interrupted_it_is_run_again(
     assert begun in (home / "identity.pem").read_bytes()
 
 
+async def test_dead_before_the_last_file_was_removed_it_can_be_run_again(swarm: Swarm, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    await enrolled_home(swarm, home)
+    assert (await command("rotate", "--home", str(home)))[0] == 0
+    adopted = identity.load_or_make(home, bytes)
+    name, _, key = (home / "identity.pem").read_bytes().partition(b"\n")
+    assert name.startswith(b"Identity: ")
+    (home / "identity.next.pem").write_bytes(key)
+    (home / "identity.next.pem").chmod(0o600)
+    code, _, error = await command("rotate", "--home", str(home))
+    assert code == 0, error
+    after = identity.load_or_make(home, bytes)
+    assert after.identity_id == adopted.identity_id
+    assert after.key_id != adopted.key_id
+    assert not (home / "identity.next.pem").exists()
+
+
 async def test_results_of_the_old_key_are_delivered_first(swarm: Swarm, tmp_path: Path) -> None:
     home = tmp_path / "home"
     who = await enrolled_home(swarm, home)

@@ -1,8 +1,9 @@
-"""Writes files so that a crash leaves either the old file or the new one, never half of one.
+"""Writes files so that a crash leaves either the old file or the new one, never half of one; and removes them.
 
 Left out: what is in them.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,10 +17,21 @@ def make_folder(path: Path) -> Path:
         DiskError: it cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path)
     except OSError as error:
         raise DiskError(path, error.strerror or str(error)) from error
     return path
+
+
+def make_private(path: Path) -> None:
+    """Makes what is missing of the path; `Path.mkdir` would leave folders on the way open to others.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -38,7 +50,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
     except OSError as error:
         raise DiskError(path, error.strerror or str(error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -52,7 +64,19 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+        raise DiskError(path, error.strerror or str(error)) from error
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        DiskError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
         raise DiskError(path, error.strerror or str(error)) from error
 
 
@@ -66,9 +90,15 @@ def _write_beside(path: Path, data: bytes, mode: int) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise DiskError(path, error.strerror or str(error)) from error
     return temporary
+
+
+def _remove(temporary: Path) -> None:
+    """If that can be: on a disk that has become read-only it cannot, and the first error is the one to tell."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -43,9 +43,11 @@ def only_volunteer(home: Path) -> Iterator[None]:
     except OSError as error:
         raise DiskError(path, error.strerror or str(error)) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = f"another volunteer works from {home} already: give this one its own with --home"
+            raise HomeError(told) from None
         yield
-    except BlockingIOError as error:
-        raise HomeError(f"another volunteer works from {home} already: give this one its own with --home") from error
     finally:
         os.close(handle)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from autoresearch.digest import is_key_id, is_machine_id, key_id
 from autoresearch.envelope import public_bytes
-from volunteer.durable import make_folder, replace, write_new
+from volunteer.durable import make_folder, remove, replace, write_new
 from volunteer.errors import HomeError
 
 _KEY_FILE = "identity.pem"
@@ -67,7 +67,7 @@ def next_key(home: Path, identity: Identity, random_bytes: Callable[[int], bytes
     path = home / _NEXT_FILE
     key, _ = _key(path, random_bytes)
     if key_id(public_bytes(key)) == identity.key_id:  # adopted, by somebody who died before its file was removed
-        path.unlink()
+        remove(path)
         key, _ = _key(path, random_bytes)
     return key
 
@@ -76,11 +76,11 @@ def adopt(home: Path, identity: Identity, new: Ed25519PrivateKey) -> Identity:
     """The identity under its new key; the key file is replaced at once, or not at all.
 
     Raises:
-        DiskError: it cannot be written; the old key counts.
+        DiskError: it cannot be written, and the old key counts; or what is left of the rotation cannot be removed.
     """
     name = _NAME + identity.identity_id.encode() + b"\n"
     replace(home / _KEY_FILE, name + _pem(new))
-    (home / _NEXT_FILE).unlink(missing_ok=True)
+    remove(home / _NEXT_FILE)
     return Identity(new, identity.machine_id, identity.identity_id)
 
 

@@ -69,16 +69,20 @@ class Spool:
         return None if data is None else _parse(data)
 
     def forget(self, sha256: str) -> None:
-        """Removes a result that the coordinator decided about."""
+        """Removes a result that the coordinator decided about.
+
+        Raises:
+            DiskError: it cannot be removed; it will be delivered once more, which changes nothing.
+        """
         self._kept.pop(sha256, None)
-        self._path(sha256).unlink(missing_ok=True)
+        durable.remove(self._path(sha256))
 
     def _path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}{_SUFFIX}"
 
     def _scan(self) -> dict[str, Kept]:
         for part in self._folder.glob(".*.part"):
-            part.unlink(missing_ok=True)  # left by a crash in the middle of a write: its trial did not count
+            durable.remove(part)  # left by a crash in the middle of a write: its trial did not count
         kept = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: (path.lstat().st_mtime, path.name)):
             try:

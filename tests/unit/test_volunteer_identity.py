@@ -1,15 +1,17 @@
 """The key and machine id are made once, kept private, and never silently replaced."""
 
+import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from volunteer import home, identity, pin
+from volunteer import durable, home, identity, pin
 from volunteer.address import parse
-from volunteer.errors import HomeError
+from volunteer.errors import DiskError, HomeError
 from volunteer.pin import Pin
 
 
@@ -62,6 +64,30 @@ def test_two_volunteers_cannot_share_a_home(tmp_path: Path) -> None:
         pass
     with home.only_volunteer(tmp_path):
         pass  # free again
+
+
+def test_what_goes_wrong_while_a_home_is_held_is_not_taken_for_another_volunteer(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="of its own"), home.only_volunteer(tmp_path):
+        raise BlockingIOError("of its own")
+
+
+def test_folders_on_the_way_are_private_too(tmp_path: Path) -> None:
+    durable.make_folder(tmp_path / "a" / "b" / "c")
+    durable.make_folder(tmp_path / "a" / "b" / "c")
+    assert [stat.S_IMODE((tmp_path / way).stat().st_mode) for way in ("a", "a/b", "a/b/c")] == [0o700] * 3
+
+
+@pytest.mark.parametrize("write", [durable.replace, durable.write_new])
+def test_a_disk_that_takes_nothing_is_an_error_that_says_so(
+    tmp_path: Path, write: Callable[[Path, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*given: object, **more: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(os, "unlink", read_only)  # such a disk refuses that too, whether the file is there or not
+    with pytest.raises(DiskError, match="Read-only file system"):
+        write(tmp_path / "file", b"content")
 
 
 def test_the_swarm_is_remembered(tmp_path: Path) -> None:

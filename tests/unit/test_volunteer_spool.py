@@ -104,6 +104,18 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_turned_read_only_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path)
+    kept = store.keep(result("lease-1"))
+
+    def read_only(*given: object, **more: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(durable.os, "unlink", read_only)
+    with pytest.raises(DiskError, match="Read-only file system"):
+        store.forget(kept.sha256)
+
+
 def test_the_number_of_waiting_results_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "MOST_RESULTS", 2)
     store = opened(tmp_path)

@@ -158,13 +158,14 @@ def _local_trials(settings: Settings, machine: hardware.Machine, clock: Clock) -
 
 def _slots(settings: Settings, machine: hardware.Machine) -> Slots:
     """Places are processor threads, of which a trial needs `threads`; with --slots they are trials; a GPU has one."""
-    folder = settings.join.slots_dir or settings.runtime_dir / "slots"
-    folder = folder / machine.device.replace(":", "-")
+    name, chosen = machine.device.replace(":", "-"), settings.join.slots_dir
+    folder = (chosen or settings.runtime_dir / "slots") / name
+    spare = None if chosen else settings.spare_runtime_dir / "slots" / name
     if settings.join.slots is not None:
-        return Slots(folder, settings.join.slots)
+        return Slots(folder, settings.join.slots, spare=spare)
     if machine.device != "cpu":
-        return Slots(folder, 1)
-    return Slots(folder, machine.cores, machine.hardware.threads)
+        return Slots(folder, 1, spare=spare)
+    return Slots(folder, machine.cores, machine.hardware.threads, spare=spare)
 
 
 def _software() -> Software:

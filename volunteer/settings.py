@@ -3,7 +3,6 @@
 The only file that reads the environment. Left out: what is stored in the home folder (`identity.py`, `pin.py`).
 """
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,8 +45,9 @@ class Settings:
 
     # Identity, pinned swarm, undelivered results, scratch.
     home: Path
-    # Per-user folder that all volunteers of this host share.
+    # Per-user folder that all volunteers of this host share while somebody is logged in, and the one otherwise.
     runtime_dir: Path
+    spare_runtime_dir: Path
     # A join address given now; None means the swarm that was joined before.
     swarm: str | None = None
     # Believe the key of a coordinator whose address carries no fingerprint.
@@ -73,6 +73,7 @@ def load(
     return Settings(
         home=_expanded(home or _home(environment)),
         runtime_dir=_runtime_dir(environment),
+        spare_runtime_dir=Path(f"/tmp/{_FOLDER}-{os.getuid()}"),  # noqa: S108 - made 0700, its owner checked (slots.py)
         swarm=swarm or environment.get("AUTORESEARCH_SWARM") or None,
         trust_first_use=trust_first_use,
         git_environment=_git_environment(environment),
@@ -109,11 +110,7 @@ def _expanded(path: Path) -> Path:
 def _runtime_dir(environment: Mapping[str, str]) -> Path:
     """Found without the variable too, so that a volunteer started by cron shares it with one from a login."""
     named = environment.get("XDG_RUNTIME_DIR", "")
-    folder = Path(named) if named.startswith("/") else Path(f"/run/user/{os.getuid()}")
-    with contextlib.suppress(OSError):  # a name that is too long, for example
-        if folder.is_dir() and os.access(folder, os.W_OK):
-            return folder / _FOLDER
-    return Path(f"/tmp/{_FOLDER}-{os.getuid()}")  # noqa: S108 - made 0700 and its owner checked by slots.py
+    return (Path(named) if named.startswith("/") else Path(f"/run/user/{os.getuid()}")) / _FOLDER
 
 
 def _git_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Lets several volunteers on one host take turns, so that no two trials slow each other down.
 
 A trial takes `need` of the host's `capacity` places; each place is a locked file, which the system frees when a process
-dies. Who waits holds a numbered ticket: first come, first served. Left out: when a session wants a slot (`session.py`).
+dies. Who waits holds a numbered ticket: first come, first served. The folder may go at any time: a login's with the
+login, one in /tmp when it is old. Left out: when a session wants a slot (`session.py`).
 """
 
 import asyncio
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from volunteer.durable import make_private
 from volunteer.errors import MachineError
 
 _POLL_S: Final = 0.1  # a free place is noticed within; locks give no notice
+_OURS: Final = 2  # folders above it that the program may have made: whoever owns those can exchange it
 _MODE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -34,19 +37,48 @@ class Turn:
 class Slots:
     """A folder that all volunteers of the host share."""
 
-    def __init__(self, folder: Path, capacity: int, need: int = 1) -> None:
-        """`need` of `capacity` places are taken at a time; what does not fit takes them all.
+    def __init__(self, folder: Path, capacity: int, need: int = 1, *, spare: Path | None = None) -> None:
+        """`need` of `capacity` places are taken at a time; what does not fit takes them all. `spare`: the folder to
+        share while the first one cannot be had.
 
         Raises:
-            MachineError: the folder is not safe to use.
+            MachineError: neither folder is safe to use.
         """
-        self._folder = _own_folder(folder)
+        self._folders = (folder,) if spare is None else (folder, spare)
         self._capacity = max(1, capacity)
         self._need = min(max(1, need), self._capacity)
+        self._folder()
 
     async def take(self) -> Turn:
-        """Waits for a slot. Cancel it to give up waiting."""
-        ticket, lock = self._queue_up()
+        """Waits for a slot. Cancel it to give up waiting.
+
+        Raises:
+            MachineError: there is no folder to wait in any more.
+        """
+        while True:
+            try:
+                return await self._take(self._folder())
+            except FileNotFoundError:  # somebody removed the folder: queue up in the next one
+                await asyncio.sleep(_POLL_S)
+
+    def others_wait(self) -> bool:
+        """Whether somebody waits for a slot now."""
+        try:
+            folder = self._folder()
+            with _queue(folder):
+                return bool(_tickets(folder))
+        except (OSError, MachineError):
+            return False  # nobody can wait there; `take` says so when it matters
+
+    def _folder(self) -> Path:
+        *first, last = self._folders
+        for folder in first:
+            with contextlib.suppress(MachineError):
+                return _own_folder(folder)
+        return _own_folder(last)
+
+    async def _take(self, folder: Path) -> Turn:
+        ticket, lock = _queue_up(folder)
         places: list[int] = []
         try:
             while not self._fill(ticket, places):  # noqa: ASYNC110 - other processes free places; nothing to await
@@ -59,49 +91,55 @@ class Slots:
             os.close(lock)
         return Turn(places)
 
-    def others_wait(self) -> bool:
-        """Whether somebody waits for a slot now."""
-        with self._queue():
-            return bool(self._tickets())
-
     def _fill(self, ticket: Path, places: list[int]) -> bool:
-        """Only the head of the queue takes places, so two that each hold half of what they need cannot block."""
-        with self._queue():
-            if self._tickets(ticket)[:1] != [ticket]:
-                return False
+        """Only the head of the queue takes places, so two that each hold half of what they need cannot block.
+
+        Raises:
+            FileNotFoundError: the ticket, or its folder, was removed.
+        """
+        folder = ticket.parent
+        with _queue(folder):
+            tickets = _tickets(folder, ticket)
+        if ticket not in tickets:
+            raise FileNotFoundError(ticket)
+        if tickets[0] != ticket:
+            return False
         for number in range(self._capacity):
-            if len(places) < self._need and (place := _lock(self._folder / f"place-{number}")) is not None:
+            if len(places) < self._need and (place := _lock(folder / f"place-{number}")) is not None:
                 places.append(place)
         return len(places) == self._need
 
-    def _queue_up(self) -> tuple[Path, int]:
-        with self._queue():
-            last = max((int(path.name.removeprefix("ticket-")) for path in self._tickets()), default=0)
-            path = self._folder / f"ticket-{last + 1:012d}"
-            lock = _lock(path)
-            assert lock is not None  # nobody else makes tickets while the queue is held
-            return path, lock
 
-    def _tickets(self, own: Path | None = None) -> list[Path]:
-        """Tickets of the living in their order, `own` among them; removes those of the dead. The queue must be held."""
-        living = []
-        for path in sorted(self._folder.glob("ticket-[0-9]*")):
-            if path == own or (lock := _lock(path)) is None:
-                living.append(path)
-            else:
-                path.unlink(missing_ok=True)
-                os.close(lock)
-        return living
+def _queue_up(folder: Path) -> tuple[Path, int]:
+    with _queue(folder):
+        last = max((int(path.name.removeprefix("ticket-")) for path in _tickets(folder)), default=0)
+        path = folder / f"ticket-{last + 1:012d}"
+        lock = _lock(path)
+        assert lock is not None  # nobody else makes tickets while the queue is held
+        return path, lock
 
-    @contextlib.contextmanager
-    def _queue(self) -> Iterator[None]:
-        """Held for microseconds at a time, by one process at a time."""
-        handle = os.open(self._folder / "queue", _MODE, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+
+def _tickets(folder: Path, own: Path | None = None) -> list[Path]:
+    """Tickets of the living in their order, `own` among them; removes those of the dead. The queue must be held."""
+    living = []
+    for path in sorted(folder.glob("ticket-[0-9]*")):
+        if path == own or (lock := _lock(path)) is None:
+            living.append(path)
+        else:
+            path.unlink(missing_ok=True)
+            os.close(lock)
+    return living
+
+
+@contextlib.contextmanager
+def _queue(folder: Path) -> Iterator[None]:
+    """Held for microseconds at a time, by one process at a time."""
+    handle = os.open(folder / "queue", _MODE, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock(path: Path) -> int | None:
@@ -112,19 +150,21 @@ def _lock(path: Path) -> int | None:
     except BlockingIOError:
         os.close(handle)
         return None
+    os.utime(handle)  # what sweeps old files out of /tmp takes it for a new one
     return handle
 
 
 def _own_folder(folder: Path) -> Path:
     """Made private when missing; it may be in a folder where anyone can make one first."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        make_private(folder)
+        found, ways = folder.lstat(), [way.stat() for way in folder.parents[:_OURS]]
     except OSError as error:
         raise MachineError(
             f"cannot use the slots folder {folder} ({error.strerror}): choose one with --slots-dir"
         ) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    if not ours or any(way.st_uid not in {0, os.getuid()} for way in ways):
         raise MachineError(
             f"the slots folder {folder} belongs to, or is writable by, others: choose one with --slots-dir"
         )

@@ -111,6 +111,7 @@ def make_settings(tmp_path: Path, address: str | None, **join: object) -> Settin
     return Settings(
         home=tmp_path / "home",
         runtime_dir=tmp_path / "run",
+        spare_runtime_dir=tmp_path / "spare",
         swarm=address,
         join=JoinSettings(**options),  # type: ignore[arg-type]
     )
@@ -372,7 +373,9 @@ async def test_a_machine_that_cannot_run_trials_gives_the_lease_back_and_says_wh
     with pytest.raises(VolunteerError, match="no prepared data"):
         async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
             await ended(task)
-    assert "no prepared data" in coordinator.heard[-1].lease_return.reason
+    told = coordinator.heard[-1].lease_return.reason
+    assert told.startswith("no prepared data in ... (manifest.json is missing)"), told
+    assert str(tmp_path) not in told, "where it lies is nobody else's business"
 
 
 async def test_a_source_that_never_comes_gives_the_lease_back_and_the_volunteer_works_on(

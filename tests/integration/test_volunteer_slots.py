@@ -1,6 +1,9 @@
 """Volunteers of one host take turns; a killed one leaves its place."""
 
 import asyncio
+import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +111,54 @@ async def test_a_killed_volunteer_frees_its_place_and_its_ticket(tmp_path: Path)
         async with asyncio.timeout(TIMEOUT_S):
             (await mine).leave()
     assert not list(folder.glob("ticket-*"))
+
+
+async def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "slots" / "cpu", 1)
+    turn = await taken(slots)
+    queue = await waiting(slots, 2)
+    shutil.rmtree(tmp_path / "slots")
+    assert not slots.others_wait()
+    for _ in range(2):  # one of them has the place by now, and then the other
+        async with asyncio.timeout(TIMEOUT_S):
+            done, left = await asyncio.wait(queue, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        done.pop().result().leave()
+        queue = list(left)
+    turn.leave()
+    (await taken(slots)).leave()
+    assert not list((tmp_path / "slots" / "cpu").glob("ticket-*"))
+
+
+async def test_the_spare_folder_is_shared_while_the_first_cannot_be_had(tmp_path: Path) -> None:
+    login, spare = tmp_path / "login", tmp_path / "tmp" / "slots"
+    login.mkdir()
+    slots = Slots(login / "slots", 1, spare=spare)
+    (await taken(slots)).leave()
+    assert not spare.exists()
+    shutil.rmtree(login)
+    login.write_text("so that nobody can make it again")
+    turn, another = await taken(slots), Slots(login / "slots", 1, spare=spare)
+    (waits,) = await waiting(another, 1)
+    assert slots.others_wait()
+    turn.leave()
+    async with asyncio.timeout(TIMEOUT_S):
+        (await waits).leave()
+    login.unlink()
+    (await taken(slots)).leave()
+    assert (login / "slots" / "place-0").exists()
+    with pytest.raises(MachineError, match="--slots-dir"):
+        Slots(spare / "place-0" / "slots", 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_below_somebody_elses_is_refused(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    Slots(theirs / "slots" / "cpu", 1)
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o700
+    os.chown(theirs, 12345, 12345)
+    with pytest.raises(MachineError, match="belongs to, or is writable by, others"):
+        Slots(theirs / "slots" / "cpu", 1)
 
 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:

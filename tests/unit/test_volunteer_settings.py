@@ -1,5 +1,6 @@
 """Options win over the environment, the environment over defaults."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,6 @@ def test_git_is_not_pointed_at_another_repository() -> None:
 
 def test_volunteers_of_a_user_share_a_runtime_folder(tmp_path: Path) -> None:
     assert load({"XDG_RUNTIME_DIR": str(tmp_path)}).runtime_dir == tmp_path / "autoresearch-swarm"
-    assert load({"XDG_RUNTIME_DIR": "/does/not/exist"}).runtime_dir.parent == Path("/tmp")
+    assert load({}).runtime_dir.parent == Path(f"/run/user/{os.getuid()}")
+    assert load({"XDG_RUNTIME_DIR": "relative"}).runtime_dir == load({}).runtime_dir
+    assert load({}).spare_runtime_dir.parent == Path("/tmp")

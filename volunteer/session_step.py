@@ -4,6 +4,7 @@ Works on a copy of the state, so that an event which turns out to be illegal lea
 Left out: what is due without any event (`session_rules.py`).
 """
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -54,6 +55,8 @@ _HEARTBEAT_S: Final = (0.2, 300.0)  # a coordinator's wish outside is cut to thi
 _ASK_AGAIN_S: Final = (0.2, 300.0)  # likewise
 _LEASE_MOST_S: Final = 24 * 3600.0
 _FETCH_AGAIN_S: Final = 10.0  # after a trial could not be run
+# What follows a name or a word is none. A place on this machine often names its owner, and goes to nobody.
+_PATH: Final = re.compile(r"(?<![\w.])/[^\s:;,()'\"]+")
 
 
 class SessionError(VolunteerError):
@@ -260,7 +263,7 @@ class Step:
         state.ending = ending
         for lease in state.leases:
             if lease.phase is Phase.WAITING or (ending is Ending.NOW and lease.phase is Phase.RUNNING):
-                self.give_back(lease.lease_id, "stopped by the person at this machine")
+                self.give_back(lease.lease_id, error or "stopped by the person at this machine")
                 self.give_up(lease, "")
 
     def end_trial(self, lease: Lease) -> None:
@@ -282,7 +285,7 @@ class Step:
     def give_back(self, lease_id: str, reason: str) -> None:
         # Offline there is no need: a lease not named at the next opening is given back by that.
         if self.state.link is Link.OPEN:
-            cut = clean_line(reason, limits.REASON_CHARACTERS)
+            cut = clean_line(_PATH.sub("...", reason), limits.REASON_CHARACTERS)
             self.send(wire.SessionRequest(lease_return=wire.LeaseReturn(lease_id=lease_id, reason=cut)))
 
     def leave_slot(self) -> None:

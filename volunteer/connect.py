@@ -15,6 +15,7 @@ from typing import Final
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import DecodeError
 
@@ -116,7 +117,7 @@ def _read_certificate(der: bytes, address: Address) -> _Certificate:
         parsed = x509.load_der_x509_certificate(der)
         key = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         pem = parsed.public_bytes(Encoding.PEM)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise WrongCoordinatorError(
             f"the certificate of {address.target} cannot be read: is it a coordinator?"
         ) from error

@@ -91,7 +91,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # likewise
         return str(value)
 
 
-@click.group(cls=OneLineErrors)
+@click.group(cls=OneLineErrors, no_args_is_help=False)
 def main() -> None:
     """Train a train.py for a fixed budget and measure it, alone on this machine."""
 

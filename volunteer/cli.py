@@ -3,6 +3,7 @@
 Left out: authors' commands (`cli_patches.py`) and questions (`cli_queries.py`).
 """
 
+import io
 import os
 import sys
 import traceback
@@ -36,9 +37,10 @@ from volunteer.errors import VolunteerError
 from volunteer.settings import JoinSettings, Settings
 
 _PROGRAM = "autoresearch-volunteer"
+_ERROR_CHARACTERS = 4000
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @before_command
 @click.version_option(joining.version(), prog_name=_PROGRAM)
 def cli(**_: object) -> None:
@@ -126,6 +128,8 @@ def rotate(settings: Settings, also: tuple[str, ...]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command; every error is one line, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has a character for everybody's name
     try:
         cli.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except click.UsageError as error:
@@ -151,6 +155,6 @@ def _unexpected(error: Exception) -> str:
 
 
 def _fail(text: str, status: int = 1) -> NoReturn:
-    """Ends the program with one line on stderr."""
-    click.echo("error: " + " ".join(text.split()), err=True)
+    """Ends the program with one line on stderr, whatever others wrote into what it quotes."""
+    click.echo("error: " + clean_line(text, _ERROR_CHARACTERS), err=True)
     sys.exit(status)

@@ -20,7 +20,15 @@ from volunteer.settings import load_here
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+
+class _Folder(click.Path):
+    """A folder's name; an empty one, as from a variable that is not set, would mean the present folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if str(value) else self.fail("it names no folder", param, ctx)
+
+
+FOLDER: Final = _Folder(path_type=Path, file_okay=False)
 _LONG: Final = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 _PIPE_COLUMNS: Final = 200  # a table in a file or a pipe is not folded to a terminal nobody looks at
 

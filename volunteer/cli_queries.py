@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from autoresearch import limits
+from autoresearch.text import clean_text
 from autoresearch.v1.leaderboard_service_pb2 import Event
 from autoresearch.v1.patch_pb2 import VERDICT_OPEN, VERDICT_UNSPECIFIED, Verdict
 from volunteer import main as program
@@ -74,11 +75,12 @@ def best(settings: Settings, with_source: bool, as_json: bool) -> None:
 
     async def ask(client: Client) -> None:
         answer = await client.best()
-        text = (await client.fetch_source(answer.best.source_sha256)).decode("utf-8") if with_source else None
+        source = await client.fetch_source(answer.best.source_sha256) if with_source else None
+        text = (source or b"").decode("utf-8", "replace")
         if as_json:
-            print_json(answer, **({} if text is None else {"source": text}))
-        elif text is not None:
-            click.echo(text, nl=False)
+            print_json(answer, **({} if source is None else {"source": text}))
+        elif source is not None:
+            click.echo(clean_text(text, limits.SOURCE_BYTES) if stdout().is_terminal else source, nl=False)
         else:
             report.show(stdout(), report.best(answer.best))
 
@@ -99,7 +101,7 @@ def status(settings: Settings, as_json: bool) -> None:
 
 @click.command()
 @swarm_options
-@click.option("--start", type=click.IntRange(0), default=0, help="First sequence number wanted.")
+@click.option("--start", type=click.IntRange(0, 2**63 - 1), default=0, help="First sequence number wanted.")
 @click.option("--follow", is_flag=True, help="Keep waiting for events to come.")
 @json_option
 def events(settings: Settings, start: int, follow: bool, as_json: bool) -> None:

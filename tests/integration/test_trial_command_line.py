@@ -224,6 +224,7 @@ def test_what_cannot_be_asked_is_one_line(source, tiny, capsys, arguments, probl
 def test_without_a_command_or_a_source_the_help_is_named(capsys):
     assert "see `python -m trainer" in refused(capsys, "run")
     assert "see `python -m trainer" in refused(capsys, "fly")
+    assert "Missing command: see `python -m trainer --help`" in refused(capsys)
 
 
 def test_what_is_no_record_is_one_line(source, tiny, capsys):

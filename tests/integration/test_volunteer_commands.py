@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from autoresearch.digest import sha256_hex
+from autoresearch.judging.model import encode
 from autoresearch.v1 import leaderboard_service_pb2 as board
 from autoresearch.v1 import patch_pb2
 from tests.integration.test_volunteer_fake import SOURCE, TIMEOUT_S, Authority, FakeCoordinator, make_certificate
@@ -301,6 +304,71 @@ def test_a_malformed_address_is_said_before_anything_is_done(
         assert "nonsense" in said.err
         assert "has no port" in said.err
     assert names(tmp_path) == {"diff"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "Missing command: see `autoresearch-volunteer --help`"),
+        (["fly"], "No such command 'fly'"),
+        (["events", "--start", str(2**63)], "is not in the range"),
+        (["whoami", "--home", ""], "Invalid value for '--home': it names no folder"),
+        (["checkout", ""], "it names no folder"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(words)
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert says in said.err
+    assert said.err.count("\n") == 1
+    assert names(tmp_path) == set()
+
+
+def test_a_ledger_of_somebody_else_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = encode({"seq": 0, "prev": "0" * 64, "at_ms": 1, "kind": "genesis\x1b[2J\x07", "body": {}})
+    (tmp_path / "ledger").write_bytes(line + b"\n")
+    line = encode({"seq": 0, "prev": "0" * 64, "at_ms": 1, "kind": "verdict", "body": {"\x1b]0;x\x07": "\x9b2J"}})
+    (tmp_path / "another").write_bytes(line + b"\n")
+    for name in ("ledger", "another"):
+        with pytest.raises(SystemExit):
+            command_line.main(["--home", str(tmp_path / "home"), "audit", "--file", str(tmp_path / name)])
+        said = capsys.readouterr().err
+        assert said.startswith("error: ledger entry 0: ")
+        assert said.strip().isprintable(), said
+
+
+async def test_a_source_moves_no_cursor_on_a_terminal(author: Author, tmp_path: Path) -> None:
+    source = b"x = 1  # \x1b[2J\x9b\xff\n"
+    best = patch_pb2.Best(generation=3, source_sha256=sha256_hex(source))
+    async with FakeCoordinator(best=best) as coordinator:
+        coordinator.sources[best.source_sha256] = source
+        author.address = coordinator.address
+        ours, its = pty.openpty()
+        command = [sys.executable, "-m", "volunteer", "--home", str(author.home), "--swarm", author.address]
+        command += ["best", "--source"]
+        piped = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        assert (await piped.communicate())[0] == source
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=its, stderr=its, stdin=subprocess.DEVNULL, env={"TERM": "xterm"}
+        )
+        assert await process.wait() == 0
+        os.close(its)
+        shown = os.read(ours, 1000).decode()
+        os.close(ours)
+    assert shown == "x = 1  # [2J\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\r\n"
+
+
+async def test_a_terminal_without_a_character_shows_another(coordinator: FakeCoordinator, author: Author) -> None:
+    author.environment["PYTHONIOENCODING"] = "latin-1"
+    coordinator.patches["0" * 16].title = "\N{CYRILLIC CAPITAL LETTER IO} grave"
+    answer = await author.run("patch", "0" * 16)
+    assert answer.code == 0, answer.err
+    assert "? grave" in answer.out
 
 
 def test_joining_without_an_address_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

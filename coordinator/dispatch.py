@@ -18,7 +18,7 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.volunteer_service_pb2 import ResultStatus
 from coordinator import accepting, keyring, leasing
-from coordinator.intake import packed
+from coordinator.forms import packed
 from coordinator.journal import Draft, Journal, Note
 from coordinator.leasing import Offer
 from coordinator.records import Records, Swarm

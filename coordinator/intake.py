@@ -1,23 +1,20 @@
 """What comes in from people: enrolment, patches, withdrawals. Checks, then writes; decides nothing about worth."""
 
 import asyncio
-import re
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from autoresearch import envelope, limits, text, work
-from autoresearch.digest import is_machine_id, sha256_hex
-from autoresearch.hardware import hardware_class, setting
+from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import Best, Identity, Machine, Patch
 from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission, Withdrawal
-from autoresearch.v1.trial_pb2 import Hardware
 from coordinator import admission, inspection, keyring, merging, ordering, settling
 from coordinator.bases import FEW_MACHINES, base_for_new_patches
 from coordinator.changes import change_key
+from coordinator.forms import check_submission, introduction, machine_of, packed
 from coordinator.journal import Draft, Journal, Note
 from coordinator.quotas import OPEN_PATCHES_MOST
 from coordinator.records import Records, Swarm
@@ -26,9 +23,6 @@ from coordinator.scheduling import ACTIVE_MS
 from coordinator.settings import Approval
 from coordinator.settings import Enrolment as EnrolmentTerms
 from coordinator.store import Change, Guard, Holds, Operation, Put
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TAG = re.compile(rf"[a-z0-9-]{{1,{limits.TAG_CHARACTERS}}}")
 
 
 class Intake:
@@ -68,7 +62,7 @@ class Intake:
             known = await self._records.identity(who.identity_id)
             identity = Identity(who.identity_id, enrolment.name, known.enrolled_at_ms if known else now)
             owned = await self._records.machine(enrolment.machine_id) if enrolment.machine_id else None
-            machine = _machine(enrolment, identity, owned, now)
+            machine = machine_of(enrolment, identity, owned, now)
             if (identity, machine) == (known, owned):
                 return identity, machine
             if known is not None and await self.is_history(signed):
@@ -132,7 +126,7 @@ class Intake:
         if machine is not None:
             guards.append(Holds("machines", machine.machine_id, owned.to_bytes() if owned else None))
             operations.append(Put("machines", machine.machine_id, machine.to_bytes()))
-        note = Note("identity", _introduction(identity, machine, signed))
+        note = Note("identity", introduction(identity, machine, signed))
         outcome = await self._journal.commit([note], guards, operations, at_ms)
         return await self._settled(outcome)
 
@@ -147,7 +141,7 @@ class Intake:
         """
         submission, verified = envelope.open_as(signed, envelope.PATCH, PatchSubmission)
         self._check_addressee(submission.protocol, submission.swarm_id)
-        _check_submission(submission)
+        check_submission(submission)
         patch_id = sha256_hex(verified.payload)[:16]
         while True:
             known = await self._records.patch(patch_id)
@@ -344,70 +338,3 @@ class Intake:
             raise InvalidRequestError(f"protocol {protocol}; this swarm speaks {limits.PROTOCOL}: upgrade your client")
         if swarm_id != self._swarm.swarm_id:
             raise InvalidRequestError("this was signed for another swarm")
-
-
-def packed(signed: Envelope) -> str:
-    """An envelope as it stands in the ledger: its protobuf bytes in base64, without fields that nobody signed."""
-    bare = Envelope()
-    bare.CopyFrom(signed)
-    bare.DiscardUnknownFields()
-    return b64encode(bare.SerializeToString()).decode()
-
-
-def _introduction(identity: Identity, machine: Machine | None, signed: Envelope) -> dict[str, object]:
-    return {
-        "identity_id": identity.identity_id,
-        "name": identity.name,
-        "machine_id": machine.machine_id if machine else "",
-        "hardware_class": machine.hardware_class if machine else "",
-        "canary": machine is not None and machine.canary,
-        "envelope": packed(signed),
-    }
-
-
-def _machine(enrolment: Enrolment, identity: Identity, owned: Machine | None, now_ms: int) -> Machine | None:
-    if not enrolment.machine_id:
-        return None
-    if not is_machine_id(enrolment.machine_id):
-        raise InvalidRequestError("a machine id is 32 lower-case hex digits")
-    if owned is not None and owned.identity_id != identity.identity_id:
-        raise NotAllowedError(
-            "this machine is enrolled by another identity: remove the machine id file to make a new one"
-        )
-    _check_hardware(enrolment.hardware)
-    enrolled = owned.enrolled_at_ms if owned else now_ms
-    return Machine(
-        machine_id=enrolment.machine_id,
-        identity_id=identity.identity_id,
-        hardware_class=hardware_class(enrolment.hardware),
-        enrolled_at_ms=enrolled,
-        setting=setting(enrolment.hardware, enrolment.software),
-        canary=enrolment.canary,
-    )
-
-
-def _check_hardware(hardware: Hardware) -> None:
-    if hardware.device_kind not in ("cpu", "cuda", "mps"):
-        raise InvalidRequestError("device kind must be cpu, cuda or mps")
-    if not text.is_line(hardware.device_name, limits.DEVICE_NAME_CHARACTERS):
-        raise InvalidRequestError("the device name is not one line of printable characters")
-    if not 1 <= hardware.threads <= 4096 or not 0 < hardware.device_memory_bytes < 2**50:
-        raise InvalidRequestError("threads or device memory are not plausible")
-    for value in (hardware.operating_system, hardware.driver):
-        if value and not text.is_line(value, limits.VERSION_CHARACTERS):
-            raise InvalidRequestError("a version is not one line of printable characters")
-
-
-def _check_submission(submission: PatchSubmission) -> None:
-    if not text.is_line(submission.title, limits.TITLE_CHARACTERS):
-        raise InvalidRequestError(f"a title is one line of 1 to {limits.TITLE_CHARACTERS} printable characters")
-    if len(submission.rationale) > limits.RATIONALE_CHARACTERS:
-        raise InvalidRequestError(f"a rationale has at most {limits.RATIONALE_CHARACTERS} characters")
-    if text.clean_text(submission.rationale, limits.RATIONALE_CHARACTERS) != submission.rationale:
-        raise InvalidRequestError("the rationale holds control characters")
-    if len(submission.tags) > limits.TAGS or not all(_TAG.fullmatch(tag) for tag in submission.tags):
-        raise InvalidRequestError(f"at most {limits.TAGS} tags of lower-case letters, digits and dashes")
-    if submission.author_name and not text.is_line(submission.author_name, limits.NAME_CHARACTERS):
-        raise InvalidRequestError(f"an author's name is one line of at most {limits.NAME_CHARACTERS} characters")
-    if not _COMMIT.fullmatch(submission.base_commit):
-        raise InvalidRequestError("the base commit is 40 lower-case hex digits")

@@ -21,9 +21,10 @@ from autoresearch.v1 import (
     patch_service_pb2,
     volunteer_service_pb2,
 )
+from coordinator.edge import Edge
 from coordinator.errors import OperatorError
 from coordinator.keys import TlsIdentity
-from coordinator.service import Edge, register
+from coordinator.service import register
 
 HANDSHAKE_MS: Final = 20_000  # from a connection's first byte to the end of TLS and of HTTP/2's greeting
 IDLE_MS: Final = 300_000  # a connection without a call is closed; clients open another when they need one

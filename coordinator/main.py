@@ -21,6 +21,7 @@ from coordinator.app import App
 from coordinator.background import Background
 from coordinator.checkpoints import Checkpoints
 from coordinator.dispatch import Chance
+from coordinator.edge import Edge
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import CoordinatorError, OperatorError
 from coordinator.export import LedgerExport
@@ -31,7 +32,6 @@ from coordinator.keyring import Keys
 from coordinator.leading import Lead
 from coordinator.records import Records, Swarm
 from coordinator.register import Register
-from coordinator.service import Edge
 from coordinator.settings import (
     ADDRESS,
     LEDGER,

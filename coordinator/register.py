@@ -17,7 +17,7 @@ from autoresearch.v1.operator_pb2 import Instruction
 from coordinator import keyring, ordering
 from coordinator.access import INSTRUCTIONS, Role, objection, roles_of
 from coordinator.discounting import Discounting, Effect
-from coordinator.intake import packed
+from coordinator.forms import packed
 from coordinator.journal import Draft, Journal, Note
 from coordinator.records import Records, Swarm
 from coordinator.refusals import InvalidRequestError, NotAllowedError, NotFoundError, NotNowError

@@ -4,17 +4,13 @@ Every signed message is verified in the rooms behind; this file only carries. Er
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from autoresearch import envelope, limits
 from autoresearch.digest import is_key_id, is_sha256
-from autoresearch.judging.model import Machine, Progress
+from autoresearch.judging.model import Machine
 from autoresearch.v1 import access_service_pb2 as access_pb2
 from autoresearch.v1 import access_service_pb2_grpc as access_grpc
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
@@ -28,60 +24,18 @@ from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1 import volunteer_service_pb2_grpc as volunteer_grpc
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.identity_pb2 import IdentityProof, SessionProof
-from coordinator import keyring, tokens, views
-from coordinator.app import App, Idle, Told
-from coordinator.checkpoints import Checkpoints
-from coordinator.gate import Gate
-from coordinator.hub import Hub
-from coordinator.keyring import Keys
-from coordinator.queries import Queries
-from coordinator.records import Swarm
-from coordinator.refusals import InvalidRequestError, NotAllowedError, NotNowError, UnauthenticatedError
-from coordinator.register import Register
+from coordinator import tokens, views
+from coordinator.driving import Driver
+from coordinator.edge import Edge
+from coordinator.refusals import InvalidRequestError, NotAllowedError, UnauthenticatedError
 from coordinator.rpc_errors import Context, streaming, unary
-from coordinator.session import Message, Session, SessionError
-from coordinator.settings import Enrolment
+from coordinator.session import Session, SessionError
 from coordinator.views import VERDICTS
 
 _VOLUNTEER, _PATCH, _ACCESS, _OPERATOR = (
     f"/autoresearch.v1.{name}Service/" for name in ("Volunteer", "Patch", "Access", "Operator")
 )
 GREETING_S = 20.0  # a peer that does not prove itself by then is dropped
-SILENCE_S = 600.0  # a session that says nothing for so long is dropped; its leases have long expired
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """What the servicers share."""
-
-    swarm: Swarm
-    app: App
-    queries: Queries
-    checkpoints: Checkpoints
-    hub: Hub
-    key: Ed25519PrivateKey
-    tls_key_sha256: str
-    nonce: Callable[[], bytes]
-    gate: Gate
-    register: Register
-    keys: Keys
-    token_key: bytes
-    now_ms: Callable[[], int]
-    enrolment: Enrolment
-
-    async def signer(self, method: str, signed: Envelope, payload_type: str) -> str:
-        """Who signed a call's message, admitted to the call.
-
-        Raises:
-            EnvelopeError, UnauthenticatedError, NotAllowedError, TooOftenError: nobody who may.
-        """
-        return await self.admitted(method, envelope.verify(signed, payload_type).signer_id)
-
-    async def admitted(self, method: str, signer_id: str) -> str:
-        """The identity that a key speaks for, admitted to a call. Raises as `signer`."""
-        identity_id = (await keyring.owner(self.app.records, signer_id)).identity_id
-        await self.gate.signed(method, identity_id)
-        return identity_id
 
 
 class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
@@ -141,7 +95,7 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
         session, message = Session().receive(request)
         assert isinstance(message, volunteer_pb2.Open)
         machine = await self._prove(message, nonce)
-        driver = _Driver(self._edge, machine)
+        driver = Driver(self._edge, machine)
         try:
             yield volunteer_pb2.SessionResponse(welcome=await driver.welcome(message))
             async for response in driver.run(session, requests):
@@ -160,109 +114,6 @@ class VolunteerServicer(volunteer_grpc.VolunteerServiceServicer):
         if machine is None or machine.identity_id != identity_id:
             raise NotAllowedError("this machine is not enrolled by that identity: enroll first")
         return machine
-
-
-class _Driver:
-    """Carries out what an open session asks for, and passes on what its machine is told."""
-
-    def __init__(self, edge: Edge, machine: Machine) -> None:
-        self._edge = edge
-        self._machine = machine
-        self._ear = edge.hub.join(machine)
-
-    def close(self) -> None:
-        """Ends it."""
-        self._edge.hub.leave(self._ear)
-
-    async def welcome(self, opened: volunteer_pb2.Open) -> volunteer_pb2.Welcome:
-        app = self._edge.app
-        live = await app.resume(self._machine, set(opened.held_lease_ids))
-        return volunteer_pb2.Welcome(
-            heartbeat_ms=app.dispatch.lease_ms // 4,
-            live_lease_ids=live,
-            generation=(await app.records.best()).generation,
-        )
-
-    async def run(
-        self, session: Session, requests: AsyncIterator[volunteer_pb2.SessionRequest]
-    ) -> AsyncIterator[volunteer_pb2.SessionResponse]:
-        """Answers until the peer ends or is silent for too long."""
-        incoming = aiter(requests)
-        asked: asyncio.Future[Any] = asyncio.ensure_future(anext(incoming, None))
-        told = asyncio.ensure_future(self._ear.queue.get())
-        try:
-            while True:
-                done, _ = await asyncio.wait({asked, told}, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    return
-                if told in done:
-                    yield _told_response(told.result())
-                    told = asyncio.ensure_future(self._ear.queue.get())
-                if asked in done:
-                    request = asked.result()
-                    if request is None:
-                        return
-                    await self._edge.gate.message(self._machine.machine_id)
-                    session, message = session.receive(request)
-                    yield await self._act(message)
-                    asked = asyncio.ensure_future(anext(incoming, None))
-        finally:
-            for task in (asked, told):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
-
-    async def _act(self, message: Message) -> volunteer_pb2.SessionResponse:
-        match message:
-            case volunteer_pb2.LeaseRequest():
-                return await self._lease(message)
-            case volunteer_pb2.Heartbeat():
-                return await self._heartbeat(message)
-            case volunteer_pb2.ResultDelivery():
-                return await self._result(message)
-            case volunteer_pb2.LeaseReturn():
-                await self._edge.app.give_back(message.lease_id, self._machine.machine_id)
-                stop = volunteer_pb2.StopTrial(lease_id=message.lease_id, reason="given back")
-                return volunteer_pb2.SessionResponse(stop=stop)
-        raise AssertionError(f"the session state machine let {type(message).__name__} through")
-
-    async def _lease(self, message: volunteer_pb2.LeaseRequest) -> volunteer_pb2.SessionResponse:
-        answer = await self._edge.app.lease(self._machine)
-        if isinstance(answer, Idle):
-            none = volunteer_pb2.NoOrder(
-                request_id=message.request_id, reason=answer.reason, retry_after_ms=answer.retry_ms
-            )
-            return volunteer_pb2.SessionResponse(no_order=none)
-        _, order = answer
-        lease_ms = self._edge.app.dispatch.lease_ms
-        grant = volunteer_pb2.LeaseGrant(request_id=message.request_id, order=order, lease_ms=lease_ms)
-        return volunteer_pb2.SessionResponse(grant=grant)
-
-    async def _heartbeat(self, message: volunteer_pb2.Heartbeat) -> volunteer_pb2.SessionResponse:
-        app = self._edge.app
-        progress = Progress(message.stage, message.share, message.step, message.loss)
-        if not await app.heartbeat(message.lease_id, self._machine.machine_id, progress):
-            stop = volunteer_pb2.StopTrial(lease_id=message.lease_id, reason="the lease has ended")
-            return volunteer_pb2.SessionResponse(stop=stop)
-        await app.seen(self._machine.machine_id)
-        ack = volunteer_pb2.HeartbeatAck(lease_id=message.lease_id, lease_ms=app.dispatch.lease_ms)
-        return volunteer_pb2.SessionResponse(heartbeat_ack=ack)
-
-    async def _result(self, message: volunteer_pb2.ResultDelivery) -> volunteer_pb2.SessionResponse:
-        await self._edge.gate.holder(self._machine.identity_id)
-        receipt = await self._edge.app.accept(message.result)
-        ack = volunteer_pb2.ResultAck(result_sha256=receipt.result_sha256, status=receipt.status, reason=receipt.reason)
-        return volunteer_pb2.SessionResponse(result_ack=ack)
-
-
-def _told_response(told: Told | None) -> volunteer_pb2.SessionResponse:
-    if told is None:
-        raise NotNowError("this machine opened another session, and has one at a time: end one of its two volunteers")
-    if told.lease is not None:
-        stop = volunteer_pb2.StopTrial(lease_id=told.lease.lease_id, reason=told.text)
-        return volunteer_pb2.SessionResponse(stop=stop)
-    notice = volunteer_pb2.Notice(text=told.text[: limits.REASON_CHARACTERS], generation=told.generation)
-    return volunteer_pb2.SessionResponse(notice=notice)
 
 
 class PatchServicer(patches_grpc.PatchServiceServicer):

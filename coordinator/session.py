@@ -1,6 +1,6 @@
 """The coordinator's side of a session as a pure state machine: which message may come when, and what it asks for.
 
-State x message kind -> state; a missing entry is the error. No clock, no I/O: the driver in `service.py` feeds
+State x message kind -> state; a missing entry is the error. No clock, no I/O: the driver in `driving.py` feeds
 messages in and carries the actions out.
 """
 

@@ -40,7 +40,7 @@ from autoresearch.v1.identity_pb2 import Enrolment
 from autoresearch.v1.patch_pb2 import PatchSubmission
 from autoresearch.v1.trial_pb2 import OUTCOME_COMPLETED, Hardware, LossPoint, Order, Result, Software
 from coordinator import checkpoints, commits, segments, upkeep
-from coordinator.intake import packed
+from coordinator.forms import packed
 from coordinator.lineage import Lineage
 from coordinator.records import SCHEMA, Swarm
 from coordinator.segments import SEGMENT_ENTRIES

@@ -46,7 +46,7 @@ CLIMBMIX = {"trainer.hub", "trainer.transfer", "trainer.answers", "trainer.parqu
 # Values in, values out. A pure module imports only pure ones of its own package.
 PURE = {
     "coordinator": names("""
-        accepting access admission bases changes commits eligibility errors facts fleet gathering
+        accepting access admission bases changes commits eligibility errors facts fleet forms gathering
         leasing planning policy refusals session settling store turns views worth
         crowd disputes doubting inspection ordering quotas tokens waiting
     """),

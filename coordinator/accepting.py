@@ -6,7 +6,7 @@ Leaves out: whether it is accepted (`leasing`, `dispatch`), and what follows fro
 from autoresearch import limits, text
 from autoresearch.attest import BELIEVED_ONLY_UNDISTURBED, outcome_word
 from autoresearch.hardware import setting
-from autoresearch.judging.model import Trial
+from autoresearch.judging.model import Lease, Trial
 from autoresearch.v1.trial_pb2 import Result
 from coordinator.store import Append, Bump, Operation, Put, Rank
 
@@ -48,6 +48,31 @@ def trial_of(
         known_effect_bpb=known_effect_bpb,
         entry=entry,
     )
+
+
+def result_body(trial: Trial, lease: Lease, envelope: str) -> dict[str, object]:
+    """The result in the ledger. `envelope`: as entries hold it."""
+    return {
+        "result_sha256": trial.result_sha256,
+        "lease_id": lease.lease_id,
+        "order_id": trial.order_id,
+        "order_payload": lease.order_payload,
+        "identity_id": trial.identity_id,
+        "machine_id": trial.machine_id,
+        "hardware_class": trial.hardware_class,
+        "patch_id": trial.patch_id,
+        "source_sha256": trial.source_sha256,
+        "base_sha256": trial.base_sha256,
+        "known_answer": trial.known_answer,
+        "known_effect_bpb": trial.known_effect_bpb,
+        "outcome": trial.outcome,
+        "val_bpb": trial.val_bpb,
+        "train_ms": trial.train_ms,
+        "disturbed": trial.disturbed,
+        "tokens": trial.tokens,
+        "setting": trial.setting,
+        "envelope": envelope,
+    }
 
 
 def recorded(trial: Trial, log_tail: str) -> list[Operation]:

@@ -242,9 +242,9 @@ class App:
         if await self.dispatch.give_back(lease_id, machine_id):
             self._stale.set()
 
-    async def accept(self, signed: Envelope) -> Receipt:
-        """Takes a result in; it is durable when this returns. What follows from it is the worker's."""
-        receipt = await self.dispatch.accept(signed)
+    async def accept(self, signed: Envelope, identity_id: str) -> Receipt:
+        """See `Dispatch.accept`. What follows from it is the worker's."""
+        receipt = await self.dispatch.accept(signed, identity_id)
         self._stale.set()
         return receipt
 

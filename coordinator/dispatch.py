@@ -30,6 +30,7 @@ SWEEP = 1000  # leases looked at in one sweep
 ACCEPTED = ResultStatus.RESULT_STATUS_ACCEPTED
 DUPLICATE = ResultStatus.RESULT_STATUS_DUPLICATE
 REFUSED = ResultStatus.RESULT_STATUS_REFUSED
+_TOO_LATE = "it is too late: the lease ended, and another machine has its order or nobody wants it any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,8 @@ class Dispatch:
             if not (isinstance(failed, Holds) and failed.table == "patches"):
                 return failed is None  # otherwise the patch was judged meanwhile: it may not want its order any more
 
-    async def accept(self, signed: Envelope) -> Receipt:
-        """Takes a result in, once. Returns after it is durable.
+    async def accept(self, signed: Envelope, identity_id: str) -> Receipt:
+        """Takes a result in, once, from the identity in whose session it comes. Returns after it is durable.
 
         One whose signature or form does not hold is refused like any other: it must not end the session that keeps
         the machine's other trials alive.
@@ -194,6 +195,8 @@ class Dispatch:
         reason = self._objection(result, lease, who.identity_id)
         if reason:
             return Receipt(digest, REFUSED, reason)
+        if who.identity_id != identity_id:  # the session's was asked what it may do, and the signer was not
+            return Receipt(digest, REFUSED, "it is another identity's: deliver it in a session of that one")
         if result.outcome == trial_pb2.OUTCOME_ABORTED:
             await self.give_back(lease.lease_id, lease.machine_id)
             return Receipt(digest, REFUSED, "an aborted trial says nothing about its source; the lease was given back")
@@ -231,46 +234,22 @@ class Dispatch:
             known_effect_bpb=order.known_effect_bpb,
             accepted_at_ms=self._now_ms(),
         )
-        body = {
-            "result_sha256": digest,
-            "lease_id": lease.lease_id,
-            "order_id": lease.order_id,
-            "order_payload": lease.order_payload,
-            "identity_id": lease.identity_id,
-            "machine_id": lease.machine_id,
-            "hardware_class": lease.hardware_class,
-            "patch_id": order.patch_id,
-            "source_sha256": order.source_sha256,
-            "base_sha256": order.base_sha256,
-            "known_answer": order.known_answer,
-            "known_effect_bpb": order.known_effect_bpb,
-            "outcome": trial.outcome,
-            "val_bpb": trial.val_bpb,
-            "train_ms": trial.train_ms,
-            "disturbed": trial.disturbed,
-            "tokens": trial.tokens,
-            "setting": trial.setting,
-            "envelope": packed(signed),
-        }
+        note = Note("result", accepting.result_body(trial, lease, packed(signed)))
         change = leasing.fill(lease, order, digest, late=late)
-        guards = [Holds("results", digest, None), theirs, *change.guards]
+        welcome = Holds("bans", lease.identity_id, None)
+        guards = [Holds("results", digest, None), theirs, welcome, *change.guards]
 
         async def entered(seq: int) -> Draft:
-            operations = [
-                *change.operations,
-                *accepting.recorded(replace(trial, entry=seq), result.log_tail),
-            ]
-            return Draft([Note("result", body)], guards, operations, trial.accepted_at_ms)
+            operations = [*change.operations, *accepting.recorded(replace(trial, entry=seq), result.log_tail)]
+            return Draft([note], guards, operations, trial.accepted_at_ms)
 
         outcome = await self._journal.commit_at(entered)
         self._touched(order.line)
         if isinstance(outcome, int):
             await self._journal.durable(outcome)
             return Receipt(digest, ACCEPTED, patch_id=order.patch_id)
+        if outcome == welcome:
+            return Receipt(digest, REFUSED, "its identity was shut out by the operator")
         if late and isinstance(outcome, Holds) and outcome.table == "order_state":
-            return Receipt(
-                digest,
-                REFUSED,
-                "it is too late: the lease ended, and another machine has its order or nobody wants it any more",
-            )
-        return await self.accept(signed)  # another delivery of it was quicker, or the lease changed: look again
+            return Receipt(digest, REFUSED, _TOO_LATE)
+        return await self.accept(signed, lease.identity_id)  # another delivery was quicker, or the lease changed

@@ -108,7 +108,7 @@ class Driver:
 
     async def _result(self, message: volunteer_pb2.ResultDelivery) -> volunteer_pb2.SessionResponse:
         await self._edge.gate.holder(self._machine.identity_id)
-        receipt = await self._edge.app.accept(message.result)
+        receipt = await self._edge.app.accept(message.result, self._machine.identity_id)
         ack = volunteer_pb2.ResultAck(result_sha256=receipt.result_sha256, status=receipt.status, reason=receipt.reason)
         return volunteer_pb2.SessionResponse(result_ack=ack)
 

@@ -18,7 +18,7 @@ from autoresearch import envelope, succession
 from autoresearch.digest import key_id, sha256_hex
 from autoresearch.judging import ledger
 from autoresearch.judging.ledger import Entry
-from autoresearch.judging.model import Machine, Order, Patch
+from autoresearch.judging.model import Lease, Machine, Order, Patch
 from autoresearch.judging.rule import DEFAULT, Rule
 from autoresearch.v1 import trial_pb2
 from autoresearch.v1.challenge_pb2 import Challenge
@@ -223,17 +223,17 @@ class Desk:
         granted = await self.dispatch.grant(Offer(order, patch, new=True), machine)
         assert granted is not None
         lease, signed = granted
-        receipt = await self.dispatch.accept(self._result(juror, machine, lease.lease_id, signed, value))
+        result = self.result(juror, machine, lease, signed, value)
+        receipt = await self.dispatch.accept(result, machine.identity_id)
         assert receipt.status == ResultStatus.RESULT_STATUS_ACCEPTED, receipt.reason
 
-    def _result(
-        self, juror: Juror, machine: Machine, lease_id: str, signed: Envelope, value: "float | str"
-    ) -> Envelope:
+    def result(self, juror: Juror, machine: Machine, lease: Lease, signed: Envelope, value: "float | str") -> Envelope:
+        """What the juror signs for the trial that was leased to it; `signed`: its order."""
         order = trial_pb2.Order.FromString(signed.payload)
         result = trial_pb2.Result(
             protocol=1,
             swarm_id=self.swarm.swarm_id,
-            lease_id=lease_id,
+            lease_id=lease.lease_id,
             order_sha256=sha256_hex(signed.payload),
             source_sha256=order.source_sha256,
             challenge_sha256=order.challenge_sha256,

@@ -197,6 +197,17 @@ async def test_a_banned_identity_may_only_read(swarm: Swarm) -> None:
     await peer.start()
 
 
+async def test_nobody_delivers_a_banned_volunteers_result_for_it(swarm: Swarm) -> None:
+    eve, friend = await swarm.peer("eve").start(), await swarm.peer("friend").start()
+    order = await eve.order()
+    signed = envelope.sign(eve.result(order, 1.0), envelope.RESULT, eve.key)
+    assert (await run(swarm, "ban", eve.identity_id))[0] == 0
+    ack = await friend.deliver_envelope(signed)
+    assert (ack.status, ack.reason) == (
+        volunteer_pb2.RESULT_STATUS_REFUSED, "it is another identity's: deliver it in a session of that one"
+    )  # fmt: skip
+
+
 async def test_a_banned_volunteers_trials_go_to_others(swarm: Swarm) -> None:
     patch = await swarm.peer("author").submit(WIDER)
     eve, ada = [await swarm.peer(name).start() for name in ("eve", "ada")]

@@ -13,12 +13,14 @@ import pytest
 
 from autoresearch.attest import Attestations
 from autoresearch.judging import ledger
-from autoresearch.judging.model import Patch
+from autoresearch.judging.model import Order, Patch
 from autoresearch.judging.replay import Replay
 from autoresearch.judging.texts import Texts
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1.operator_pb2 import Ban, Belief, Invalidation, Restoration, RollBack
+from coordinator.dispatch import REFUSED
+from coordinator.leasing import Offer
 from coordinator.rebuilding.rebuilder import Rebuilder
 from coordinator.redis_store import RedisStore, connect
 from coordinator.refusals import InvalidRequestError, NotFoundError, NotNowError
@@ -223,6 +225,20 @@ async def test_a_ban_leaves_results_alone_unless_told_otherwise(desk: Desk) -> N
     await desk.order(lift_ban=Ban(identity_id=ada.identity_id))
     assert (await desk.patch(patch)).verdict == "rejected"
     assert await desk.records.quarantined() == frozenset()
+
+
+async def test_a_result_that_comes_in_just_after_the_ban_is_refused(desk: Desk) -> None:
+    """Whoever looked before the ban must not write after it."""
+    eve = await desk.juror("eve")
+    (machine,) = eve.machines.values()
+    best = (await desk.records.best()).source_sha256
+    order = Order(f"@{machine.machine_id}-0", "", best, best, machine.machine_id)
+    granted = await desk.dispatch.grant(Offer(order, None, new=True), machine)
+    assert granted is not None
+    await desk.order(ban=Ban(identity_id=eve.identity_id))
+    receipt = await desk.dispatch.accept(desk.result(eve, machine, *granted, 1.0), eve.identity_id)
+    assert (receipt.status, receipt.reason) == (REFUSED, "its identity was shut out by the operator")
+    assert [entry.kind for entry in await desk.entries()][-1] == "instruction"
 
 
 async def test_unbanning_leaves_a_quarantine_that_was_there_before(desk: Desk) -> None:

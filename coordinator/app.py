@@ -204,11 +204,11 @@ class App:
         """A session opens: which of the leases that the machine holds live. One that it does not name (its grant was
         lost on a broken line) is ended, lest the order wait for nobody."""
         await self.seen(machine.machine_id)
-        own = [lease for lease in await self.records.leases() if lease.machine_id == machine.machine_id]
-        for lease in own:
+        for lease in await self.records.leases_on(machine.machine_id):
             if lease.lease_id not in held:
                 await self.give_back(lease.lease_id, machine.machine_id)
-        return [lease.lease_id for lease in own if lease.lease_id in held]
+        live = await self.records.live_leases(sorted(held))
+        return [lease.lease_id for lease in live if lease.machine_id == machine.machine_id]
 
     async def lease(self, machine: Machine) -> tuple[Lease, Envelope] | Idle:
         """The next order for a machine, or why there is none."""
@@ -233,7 +233,7 @@ class App:
         return why.value if held is None else _QUARANTINE["quarantine"].format(held.reason)
 
     async def heartbeat(self, lease_id: str, machine_id: str, progress: Progress) -> bool:
-        """See `Dispatch.heartbeat`."""
+        """See `Dispatch.heartbeat`; the machine is there."""
         self.scheduler.hear(machine_id)
         return await self.dispatch.heartbeat(lease_id, machine_id, progress)
 

@@ -151,7 +151,7 @@ class Dispatch:
 
     async def end_leases_of(self, patch_id: str) -> list[Lease]:
         """Ends every lease of a patch that needs no more trials; returns them, so that their machines can be told."""
-        held = [lease for lease in await self._records.leases() if lease.patch_id == patch_id]
+        held = await self._records.leases_of(patch_id)
         return [lease for lease in held if await self._release(lease, only_expired=False)]
 
     async def _release(self, lease: Lease, *, only_expired: bool) -> bool:

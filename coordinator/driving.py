@@ -102,7 +102,6 @@ class Driver:
         if not await app.heartbeat(message.lease_id, self._machine.machine_id, progress):
             stop = volunteer_pb2.StopTrial(lease_id=message.lease_id, reason="the lease has ended")
             return volunteer_pb2.SessionResponse(stop=stop)
-        await app.seen(self._machine.machine_id)
         ack = volunteer_pb2.HeartbeatAck(lease_id=message.lease_id, lease_ms=app.dispatch.lease_ms)
         return volunteer_pb2.SessionResponse(heartbeat_ack=ack)
 

@@ -120,6 +120,7 @@ def _lease(order: Order, lease: Lease, expires_at_ms: int) -> Change:
         Put("order_state", order.order_id, leased(lease.lease_id)),
         Put("leases", lease.lease_id, lease.to_bytes()),
         Rank("expiry", lease.lease_id, expires_at_ms),
+        Rank(f"leased:{lease.machine_id}", lease.lease_id, lease.granted_at_ms),
         Put("progress", lease.lease_id, Progress("waiting", 0.0, 0, 0.0).to_bytes()),
     ]
     if order.patch_id:
@@ -137,6 +138,7 @@ def _close(lease: Lease) -> list[Operation]:
         Drop("leases", lease.lease_id),
         Drop("progress", lease.lease_id),
         Unrank("expiry", lease.lease_id),
+        Unrank(f"leased:{lease.machine_id}", lease.lease_id),
     ]
     return [*operations, Drop("running", _running(lease))] if lease.patch_id else operations
 

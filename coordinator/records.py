@@ -185,12 +185,21 @@ class Records:
         """A lease that expired or was given back."""
         return await self._one(Lease, "ended", lease_id)
 
+    async def leases_on(self, machine_id: str) -> list[Lease]:
+        """The live leases of a machine."""
+        return await self.live_leases([lease_id for lease_id, _ in await self.store.ranked(f"leased:{machine_id}")])
+
+    async def leases_of(self, patch_id: str) -> list[Lease]:
+        """The live leases of a patch."""
+        states = [state for _, state in await self.orders(patch_id)]
+        return await self.live_leases([state.removeprefix("leased:") for state in states if ":" in state])
+
     async def live_leases(self, lease_ids: Sequence[str]) -> list[Lease]:
         """Those of the leases that live."""
         return await self._many(Lease, "leases", lease_ids)
 
     async def leases(self) -> list[Lease]:
-        """Every live lease."""
+        """Every live lease: as many as there are machines at work."""
         return [_read(Lease, item) for item in (await self.store.entries("leases")).values()]
 
     async def progress(self, lease_ids: Sequence[str]) -> dict[str, Progress]:

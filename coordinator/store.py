@@ -42,6 +42,7 @@ Rankings (member -> score)
     expiry       lease id -> expires at             seen        machine id -> last heard of
     ended        lease id -> ended at               parked      patch id -> log odds, undecided but resting
     bases        source sha256 -> generation
+    leased:<machine id>     lease id -> granted at, live ones
     enrolled     machine id -> last enrolled at; failures before do not tell against the machine
     decided      patch id -> ledger entry of its verdict, not open; for those that say something about the identities
     improves:<hardware class>  patch id -> gain on that class, of those that harm another class

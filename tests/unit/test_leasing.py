@@ -164,6 +164,8 @@ class Coordinators(RuleBasedStateMachine):
     def live_leases_orders_and_deadlines_agree(self) -> None:
         live = self.store.tables["leases"]
         assert live.keys() == self.store.rankings["expiry"].keys() == self.store.tables["progress"].keys()
+        by_machine = {one for machine in MACHINES for one in self.store.rankings[f"leased:{machine}"]}
+        assert live.keys() == by_machine
         held = {self.granted[lease_id].order_id: lease_id for lease_id in live}
         assert len(held) == len(live)  # no order with two live leases
         states = self.store.tables["order_state"]

@@ -27,7 +27,8 @@ from coordinator.scheduling import Scheduler
 from coordinator.store import Change, Rank, StoreError
 
 log = logging.getLogger(__name__)
-RETRY_MS = 2_000  # an idle machine asks again this often
+RETRY_MS = 2_000  # an idle machine asks again this often, in a small swarm
+IDLE_ASKS_MS = 4  # all together ask no more often than this: a few hundred times a second
 ATTEMPTS = 8  # grants tried before a machine is asked to come again
 PAUSED_RETRY_MS = 15_000
 MAY_WORK = frozenset({Role.VOLUNTEER})
@@ -214,7 +215,7 @@ class App:
         """The next order for a machine, or why there is none."""
         await self.seen(machine.machine_id)
         if reason := await self._register.paused():
-            return Idle(f"the operator paused the swarm: {reason}", PAUSED_RETRY_MS)
+            return Idle(f"the operator paused the swarm: {reason}", max(PAUSED_RETRY_MS, self._retry_ms()))
         await self._register.require(machine.identity_id, MAY_WORK)
         for _ in range(ATTEMPTS):
             if self._working.locked() or await self._follower.behind():
@@ -222,11 +223,14 @@ class App:
             async with self._granting:  # two who ask at once must not be promised the same
                 chosen = await self.scheduler.choose(machine)
                 if isinstance(chosen, Why):
-                    return Idle(await self._in_words(chosen, machine))
+                    return Idle(await self._in_words(chosen, machine), self._retry_ms())
                 granted = await self.dispatch.grant(chosen, machine)
             if granted is not None:
                 return granted
         return Idle("much is changing just now: it is looked at again")
+
+    def _retry_ms(self) -> int:
+        return max(RETRY_MS, IDLE_ASKS_MS * self.scheduler.machines)
 
     async def _in_words(self, why: Why, machine: Machine) -> str:
         held = (await self.records.jury()).held.get(machine.identity_id)

@@ -86,6 +86,11 @@ class Scheduler:
         if known is None:
             self._lines.add(f"@{machine_id}")
 
+    @property
+    def machines(self) -> int:
+        """How many machines were heard of lately."""
+        return len(self._heard)
+
     def take_in(self, entry: Entry) -> None:
         """A ledger entry was followed: what follows from it is written."""
         self._news.add(entry.kind)

@@ -64,8 +64,10 @@ class Intake:
             owned = await self._records.machine(enrolment.machine_id) if enrolment.machine_id else None
             machine = machine_of(enrolment, identity, owned, now)
             if (identity, machine) == (known, owned):
+                await self._journal.all_durable()  # whoever wrote it may have gone before it was
                 return identity, machine
             if known is not None and await self.is_history(signed):
+                await self._journal.all_durable()
                 return known, owned
             price = await self._price(enrolment, verified.public_key) if known is None else Change()
             price = Change((*price.guards, who.unchanged), price.operations)
@@ -146,6 +148,7 @@ class Intake:
         while True:
             known = await self._records.patch(patch_id)
             if known is not None:
+                await self._journal.all_durable()
                 return known
             author = await keyring.owner(self._records, verified.signer_id)
             if await self._undecided_of(author.identity_id) >= OPEN_PATCHES_MOST:
@@ -317,6 +320,7 @@ class Intake:
             if patch.author_id != author.identity_id:
                 raise NotAllowedError(f"patch {patch.patch_id} belongs to another author")
             if patch.verdict == "withdrawn":
+                await self._journal.all_durable()
                 return patch
             if patch.verdict not in (*UNDECIDED, "waiting"):
                 raise NotNowError(f"patch {patch.patch_id} is decided already: {patch.verdict}")

@@ -146,11 +146,21 @@ class Desk:
         return lineage
 
     async def stop(self) -> None:
+        await self._stop_exporting()
+        self.export.close()
+        await self.store.close()
+
+    async def _stop_exporting(self) -> None:
         while not self._exporting.done():  # again: redis-py may swallow a cancellation (Python 3.11)
             self._exporting.cancel()
             await asyncio.wait({self._exporting}, timeout=0.1)
-        self.export.close()
-        await self.store.close()
+
+    @contextlib.asynccontextmanager
+    async def file_stuck(self) -> AsyncIterator[None]:
+        """While the block runs, the ledger's file takes nothing."""
+        await self._stop_exporting()
+        yield
+        self._exporting = asyncio.create_task(self.export.run())
 
     # --- what people do ---
 

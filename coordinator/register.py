@@ -189,15 +189,16 @@ class Register:
         before = await self._records.roles(identity_id)
         guards: list[Guard] = [Holds("roles", identity_id, before.to_bytes() if before else None)]
         if role is Role.OPERATOR and not holds:
-            guards.append(await self._another_operator(identity_id))
+            guards += await self._another_operator(identity_id)
         _, operations = ordering.role_changed(before, identity_id, role, holds=holds)
         return Effect(guards, operations)
 
-    async def _another_operator(self, identity_id: str) -> Guard:
-        """That somebody else stays an operator while this one ceases to be."""
+    async def _another_operator(self, identity_id: str) -> list[Guard]:
+        """That somebody else stays an operator, and is not shut out, while this one ceases to be."""
+        banned = await self._store.entries("bans")
         for who, roles in (await self._records.every_roles()).items():
-            if who != identity_id and roles.changes.get(Role.OPERATOR.value):
-                return Holds("roles", who, roles.to_bytes())
+            if who != identity_id and who not in banned and roles.changes.get(Role.OPERATOR.value):
+                return [Holds("roles", who, roles.to_bytes()), Holds("bans", who, None)]
         raise NotNowError("this is the last operator: grant the role to somebody else first")
 
     async def _ban(self, order: Instruction, now_ms: int) -> Effect:

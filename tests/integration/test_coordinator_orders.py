@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch import envelope
 from autoresearch.attest import Attestations
+from autoresearch.digest import key_id
 from autoresearch.judging import ledger
 from autoresearch.judging.model import Order, Patch
 from autoresearch.judging.replay import Replay
 from autoresearch.judging.texts import Texts
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
-from autoresearch.v1.operator_pb2 import Ban, Belief, Invalidation, Restoration, RollBack
+from autoresearch.v1.operator_pb2 import ROLE_OPERATOR, Ban, Belief, Invalidation, Restoration, RoleChange, RollBack
 from coordinator.dispatch import REFUSED
 from coordinator.leasing import Offer
 from coordinator.rebuilding.rebuilder import Rebuilder
@@ -239,6 +241,17 @@ async def test_a_result_that_comes_in_just_after_the_ban_is_refused(desk: Desk) 
     receipt = await desk.dispatch.accept(desk.result(eve, machine, *granted, 1.0), eve.identity_id)
     assert (receipt.status, receipt.reason) == (REFUSED, "its identity was shut out by the operator")
     assert [entry.kind for entry in await desk.entries()][-1] == "instruction"
+
+
+async def test_the_last_operator_who_is_not_banned_stays(desk: Desk) -> None:
+    eve = await desk.juror("eve")
+    await desk.order(ban=Ban(identity_id=eve.identity_id))
+    await desk.order(grant=RoleChange(identity_id=eve.identity_id, role=ROLE_OPERATOR))
+    own = key_id(envelope.public_bytes(desk.operator))
+    with pytest.raises(NotNowError, match="this is the last operator"):
+        await desk.order(revoke=RoleChange(identity_id=own, role=ROLE_OPERATOR))
+    await desk.order(lift_ban=Ban(identity_id=eve.identity_id))
+    await desk.order(revoke=RoleChange(identity_id=own, role=ROLE_OPERATOR))
 
 
 async def test_unbanning_leaves_a_quarantine_that_was_there_before(desk: Desk) -> None:

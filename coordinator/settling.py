@@ -70,7 +70,7 @@ def admitted(patch: Patch, diff: bytes, source: str, change: str) -> list[Operat
 def withdrawn(patch: Patch, now_ms: int) -> tuple[Patch, list[Operation]]:
     """The patch after its author took it back."""
     after = replace(patch, verdict="withdrawn", reason="withdrawn by its author", decided_at_ms=now_ms)
-    gone = [Unrank(ranking, patch.patch_id) for ranking in ("open", "parked", "waiting")]
+    gone = [Unrank(ranking, patch.patch_id) for ranking in ("open", "parked", "waiting", "decided")]
     return after, [Put("patches", patch.patch_id, after.to_bytes()), *gone]
 
 

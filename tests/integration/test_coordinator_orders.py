@@ -254,6 +254,20 @@ async def test_the_last_operator_who_is_not_banned_stays(desk: Desk) -> None:
     await desk.order(revoke=RoleChange(identity_id=own, role=ROLE_OPERATOR))
 
 
+async def test_a_withdrawn_patch_speaks_of_nobody_any_more(desk: Desk) -> None:
+    author, jurors = await desk.juror("author"), await desk.jurors("ada", "bea", "cyd")
+    patch = await desk.submit(author, edit(A1=1))
+    for juror, value in zip(jurors, (0.998, 0.998, 1.02), strict=True):  # the third parks it
+        await desk.baseline(juror, patch.base_sha256, 1.0)
+        await desk.trial(juror, patch, value)
+    await desk.follow()
+    assert (await desk.patch(patch)).verdict == "parked"
+    assert await desk.store.score("decided", patch.patch_id) is not None
+    await desk.withdraw(author, patch)
+    await desk.follow()
+    assert await desk.store.score("decided", patch.patch_id) is None  # as in an audit: `replayed`
+
+
 async def test_unbanning_leaves_a_quarantine_that_was_there_before(desk: Desk) -> None:
     author, ada, bea = await desk.jurors("author", "ada", "bea")
     await rejected(desk, author, [ada, bea])

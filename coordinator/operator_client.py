@@ -24,6 +24,7 @@ from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import leaderboard_service_pb2_grpc as board_grpc
 from autoresearch.v1 import operator_service_pb2 as operator_pb2
 from autoresearch.v1 import operator_service_pb2_grpc as operator_grpc
+from autoresearch.v1 import patch_pb2
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from autoresearch.v1 import patch_service_pb2_grpc as patches_grpc
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
@@ -36,6 +37,7 @@ from coordinator.own_channel import own_channel
 from coordinator.settings import ADDRESS, CERTIFICATE, OPERATOR_KEY
 
 CALL_S: Final = 20.0
+_PROMOTED: Final = (patch_pb2.VERDICT_PROMOTED, patch_pb2.VERDICT_REGRESSED)  # or taken back since
 NEXT_OPERATOR_KEY: Final = "operator.next.key"  # of a rotation that was begun
 
 
@@ -169,7 +171,9 @@ class OperatorClient:
         """
         token = ""
         while True:
-            page = self._call(self._patches.ListPatches, patches_pb2.ListPatchesRequest(page_token=token))
+            page = self._call(
+                self._patches.ListPatches, patches_pb2.ListPatchesRequest(page_token=token, verdicts=_PROMOTED)
+            )
             for patch in page.patches:
                 if generation and patch.promoted_generation == generation:
                     return str(patch.patch_id)

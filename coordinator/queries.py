@@ -10,6 +10,7 @@ from autoresearch.judging import ledger
 from autoresearch.judging.model import Patch
 from autoresearch.judging.periods import counts
 from autoresearch.judging.trust import Suspicion
+from autoresearch.judging.verdict import UNDECIDED
 from autoresearch.v1 import leaderboard_service_pb2 as board_pb2
 from autoresearch.v1 import operator_service_pb2 as operator_pb2
 from autoresearch.v1 import patch_pb2
@@ -25,6 +26,7 @@ from coordinator.scheduling import ACTIVE_MS
 from coordinator.watching import Watch
 
 LOOK_EVERY_S = 0.2  # a follower sees a new event this late at most
+LOOKED_AT = 1_000  # patches looked through for one page of those with some verdict
 OWN_IMPROVEMENTS = 10  # patches shown for a hardware class that they help while harming another
 LEDGER_PAGE = 500  # lines read at once
 ENTRIES_MOST = 2**53  # of a ledger, ever; the store counts to 2^63
@@ -57,6 +59,8 @@ class Queries:
         self._lineage = lineage
         self._export = export
         self._now_ms = now_ms
+        self._bundle = ("", b"")  # tip of the lineage, and the bundle of it
+        self._bundling = asyncio.Lock()
 
     async def patch(self, beginning: str) -> patch_pb2.Patch:
         """One patch by its id or an unambiguous beginning of it.
@@ -72,7 +76,7 @@ class Queries:
         if len(ids) > 1:
             raise InvalidRequestError(f"several patches begin with {beginning}: give more digits")
         (patch,) = await self._records.patches(ids)
-        message = await self._message(patch)
+        (message,) = await self._messages([patch])
         message.diff = await self._store.get("diffs", patch.patch_id) or b""
         message.trials.extend(await self._trials(patch.patch_id))
         if patch.promoted_generation and (found := await self._confirmation(patch.promoted_generation)) is not None:
@@ -99,32 +103,45 @@ class Queries:
         ]
 
     async def patches(self, verdicts: Sequence[str], limit: int, token: str) -> tuple[list[patch_pb2.Patch], str]:
-        """A page of patches, newest first, and the token of the next page ("" when there is none)."""
+        """A page of patches, newest first, and the token of the next page ("" when there is none). A page of some
+        verdicts may hold fewer than `limit`, or none, and not be the last."""
         limit = min(limit or limits.PAGE_ITEMS, limits.PAGE_ITEMS)
         if token and not (token.isascii() and token.isdigit() and len(token) < 10):
             raise InvalidRequestError("that page token was not made by this coordinator")
-        offset = int(token or 0)
+        begin = offset = int(token or 0)
         found: list[Patch] = []
-        while len(found) < limit:
+        while len(found) < limit and offset - begin < LOOKED_AT:
             page = await self._store.ranked("patches", limits.PAGE_ITEMS, offset=offset, highest_first=True)
             if not page:
-                return [await self._message(patch) for patch in found], ""
+                return await self._messages(found), ""
             for patch in await self._records.patches([member for member, _ in page]):
                 offset += 1
                 if not verdicts or patch.verdict in verdicts:
                     found.append(patch)
                 if len(found) == limit:
                     break
-        return [await self._message(patch) for patch in found], str(offset)
+        return await self._messages(found), str(offset)
 
-    async def _message(self, patch: Patch) -> patch_pb2.Patch:
-        decision = patch.decision or await self._fresh_decision(patch)
+    async def _messages(self, patches: Sequence[Patch]) -> list[patch_pb2.Patch]:
+        decisions = [patch.decision or await self._fresh_decision(patch) for patch in patches]
         held = await self._records.quarantined()
-        excluded = sorted(held & await self._jurors(patch.patch_id)) if held else []
-        spoken_of = [*(vote["identity"] for vote in decision["votes"]), *views.identities_in(patch.reason), *excluded]
-        names = await self._records.names(spoken_of)
-        in_flight = sum(state != "ready" for _, state in await self._records.orders(patch.patch_id))
-        message = views.patch_message(patch, decision, names, in_flight, excluded)
+        excluded = [sorted(held & await self._jurors(patch.patch_id)) if held else [] for patch in patches]
+        spoken_of = [vote["identity"] for decision in decisions for vote in decision["votes"]]
+        spoken_of += [who for patch in patches for who in views.identities_in(patch.reason)]
+        names = await self._records.names([*spoken_of, *(who for own in excluded for who in own)])
+        return [
+            await self._message(patch, decision, names, own)
+            for patch, decision, own in zip(patches, decisions, excluded, strict=True)
+        ]
+
+    async def _message(
+        self, patch: Patch, decision: Mapping[str, Any], names: Mapping[str, str], excluded: Sequence[str]
+    ) -> patch_pb2.Patch:
+        own = [*(vote["identity"] for vote in decision["votes"]), *views.identities_in(patch.reason), *excluded]
+        named = {who: names[who] for who in own if who in names}
+        orders = await self._records.orders(patch.patch_id) if patch.verdict in UNDECIDED else ()
+        in_flight = sum(state != "ready" for _, state in orders)
+        message = views.patch_message(patch, decision, named, in_flight, excluded)
         message.reason = self._first_run(patch.patch_id) or message.reason
         return message
 
@@ -196,7 +213,7 @@ class Queries:
                 operator_pb2.GetRegisterResponse.BannedIdentity(identity_id=who, name=names.get(who, ""), reason=reason)
                 for who, reason in sorted(bans.items())
             ],
-            waiting=[await self._message(patch) for patch in await register.waiting()],
+            waiting=await self._messages(await register.waiting()),
             paused=await register.paused(),
             doubts=views.doubts(doubts, jury.vouched, names),
             invalid=[views.invalid(own, names) for own in voids],
@@ -210,35 +227,35 @@ class Queries:
         )
 
     async def _standings(self, ranking: str, limit: int) -> list[board_pb2.Standing]:
-        ranked = await self._store.ranked(ranking, limit, highest_first=True)
-        names = await self._records.names(member for member, _ in ranked)
-        return [
-            await self._standing(rank, member, names.get(member, ""))
-            for rank, (member, _) in enumerate(ranked, start=1)
+        members = [member for member, _ in await self._store.ranked(ranking, limit, highest_first=True)]
+        names = await self._records.names(members)
+        trials, train_ms, promotions, gain_bpb = [
+            await self._store.scores(own, members) for own in ("trials", "train_ms", "promotions", "gain")
         ]
-
-    async def _standing(self, rank: int, identity_id: str, name: str) -> board_pb2.Standing:
-        reputation = self._watch.reputations.get(identity_id)
-        return board_pb2.Standing(
-            rank=rank,
-            identity_id=identity_id,
-            name=name,
-            trials=int(await self._store.score("trials", identity_id) or 0),
-            train_ms=int(await self._store.score("train_ms", identity_id) or 0),
-            promotions=int(await self._store.score("promotions", identity_id) or 0),
-            gain_bpb=await self._store.score("gain", identity_id) or 0.0,
-            agreement=reputation.agreement if reputation else None,
-        )
+        reputations = self._watch.reputations
+        return [
+            board_pb2.Standing(
+                rank=at + 1,
+                identity_id=member,
+                name=names.get(member, ""),
+                trials=int(trials[at] or 0),
+                train_ms=int(train_ms[at] or 0),
+                promotions=int(promotions[at] or 0),
+                gain_bpb=gain_bpb[at] or 0.0,
+                agreement=own.agreement if (own := reputations.get(member)) else None,
+            )
+            for at, member in enumerate(members)
+        ]
 
     async def status(self) -> board_pb2.GetStatusResponse:
         """The swarm at this moment."""
         challenge = self._swarm.parsed_challenge()
         now = self._now_ms()
-        leases = sorted(await self._records.leases(), key=lambda lease: (lease.granted_at_ms, lease.lease_id))
+        shown = [lease_id for lease_id, _ in await self._store.ranked("expiry", limits.PAGE_ITEMS)]
+        leases = await self._records.live_leases(shown)
+        leases.sort(key=lambda lease: (lease.granted_at_ms, lease.lease_id))
         progress = await self._records.progress([lease.lease_id for lease in leases])
         names = await self._records.names(lease.identity_id for lease in leases)
-        seen = await self._store.ranked_between("seen", now - ACTIVE_MS, float(2**53), limits.PAGE_ITEMS * 100)
-        undecided = await self._records.open_patches()
         return board_pb2.GetStatusResponse(
             swarm_id=self._swarm.swarm_id,
             challenge_name=challenge.name,
@@ -246,8 +263,8 @@ class Queries:
             generation=(await self._records.best()).generation,
             identities=await self._store.count("identities"),
             machines=await self._store.count("machines"),
-            machines_active=len(seen),
-            patches_open=sum(patch.verdict == "open" for patch in undecided),
+            machines_active=await self._store.size_between("seen", now - ACTIVE_MS, float(2**53)),
+            patches_open=await self._store.size("open"),
             patches=await self._store.size("patches"),
             trials=await self._store.count("results"),
             ledger_entries=await self._store.length("ledger"),
@@ -255,6 +272,7 @@ class Queries:
                 views.live_trial(lease, progress.get(lease.lease_id), names.get(lease.identity_id, ""))
                 for lease in leases
             ],
+            live_trials=await self._store.size("expiry"),
             now_ms=now,
             quarantined=await self._quarantined(),
             proposals=await self._proposals(),
@@ -306,8 +324,12 @@ class Queries:
         return source
 
     async def lineage_bundle(self) -> bytes:
-        """Branch `best` as a git bundle."""
-        return await asyncio.to_thread(self._lineage.bundle, limits.LINEAGE_BYTES)
+        """Branch `best` as a git bundle: one for all who read it until the branch moves."""
+        async with self._bundling:
+            tip = await asyncio.to_thread(self._lineage.tip)
+            if self._bundle[0] != tip:
+                self._bundle = tip, await asyncio.to_thread(self._lineage.bundle, limits.LINEAGE_BYTES)
+            return self._bundle[1]
 
 
 def _check_start(start: int) -> None:

@@ -4,11 +4,11 @@ Every read raises StoreError when the store cannot be used or holds records of a
 """
 
 import base64
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from autoresearch import limits
 from autoresearch.digest import sha256_hex
 from autoresearch.judging.model import (
     Belief,
@@ -92,6 +92,7 @@ class Records:
         self.store = store
         self._jury: Jury | None = None
         self._lists: dict[str, list[Any]] = {}  # records of lists, the last used ones last
+        self._patch_ids: list[str] = []  # sorted; some may be missing
 
     async def swarm(self) -> Swarm | None:
         """The swarm's fixed terms."""
@@ -141,11 +142,6 @@ class Records:
         """By ids, in their order."""
         return await self._many(Patch, "patches", patch_ids)
 
-    async def open_patches(self, most: int = 1000) -> list[Patch]:
-        """Patches that may still get trials, oldest first."""
-        ids = [member for member, _ in await self.store.ranked("open", most)]
-        return await self.patches(ids)
-
     async def source(self, sha256: str) -> bytes | None:
         """Text of a source."""
         return await self.store.get("sources", sha256)
@@ -185,6 +181,10 @@ class Records:
         """A lease that expired or was given back."""
         return await self._one(Lease, "ended", lease_id)
 
+    async def live_leases(self, lease_ids: Sequence[str]) -> list[Lease]:
+        """Those of the leases that live."""
+        return await self._many(Lease, "leases", lease_ids)
+
     async def leases_on(self, machine_id: str) -> list[Lease]:
         """The live leases of a machine."""
         return await self.live_leases([lease_id for lease_id, _ in await self.store.ranked(f"leased:{machine_id}")])
@@ -193,10 +193,6 @@ class Records:
         """The live leases of a patch."""
         states = [state for _, state in await self.orders(patch_id)]
         return await self.live_leases([state.removeprefix("leased:") for state in states if ":" in state])
-
-    async def live_leases(self, lease_ids: Sequence[str]) -> list[Lease]:
-        """Those of the leases that live."""
-        return await self._many(Lease, "leases", lease_ids)
 
     async def leases(self) -> list[Lease]:
         """Every live lease: as many as there are machines at work."""
@@ -251,12 +247,20 @@ class Records:
         """Ids of the patches whose id starts so, at most two."""
         if await self.store.get("patches", beginning) is not None:
             return [beginning]
-        found: list[str] = []
-        offset = 0
-        while page := await self.store.ranked("patches", limits.PAGE_ITEMS, offset=offset):
-            found += [member for member, _ in page if member.startswith(beginning)]
-            offset += len(page)
-        return found[:2]
+        known = await self._every_patch_id()
+        at = bisect_left(known, beginning)
+        return [patch_id for patch_id in known[at : at + 2] if patch_id.startswith(beginning)]
+
+    async def _every_patch_id(self) -> list[str]:
+        """In their order. Patches are only ever added: those known before are kept, and only the newest are read."""
+        more = await self.store.size("patches") - len(self._patch_ids)
+        newest = await self.store.ranked("patches", more, highest_first=True) if more > 0 else []
+        fresh = {patch_id for patch_id, _ in newest}.difference(self._patch_ids)
+        if len(fresh) < more:  # some were submitted by a clock that was set back
+            fresh = {patch_id for patch_id, _ in await self.store.ranked("patches")}.difference(self._patch_ids)
+        if fresh:
+            self._patch_ids = sorted([*self._patch_ids, *fresh])
+        return self._patch_ids
 
     async def _list(self, kind: type[R], name: str) -> list[R]:
         """A whole list. Lists only grow: what was read before is kept, and only their new items are read."""

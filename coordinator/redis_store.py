@@ -165,6 +165,17 @@ class RedisStore:
         found = await self._call(lambda: self._client.zscore(self._key("rank", ranking), member))
         return None if found is None else float(found)
 
+    async def scores(self, ranking: str, members: Sequence[str]) -> list[float | None]:
+        """See `Store.scores`."""
+        if not members:
+            return []
+        found = await self._call(lambda: self._client.zmscore(self._key("rank", ranking), list(members)))
+        return [None if score is None else float(score) for score in found]
+
+    async def size_between(self, ranking: str, low: float, high: float) -> int:
+        """See `Store.size_between`."""
+        return int(await self._call(lambda: self._client.zcount(self._key("rank", ranking), low, high)))
+
     async def size(self, ranking: str) -> int:
         """See `Store.size`."""
         return int(await self._call(lambda: self._client.zcard(self._key("rank", ranking))))

@@ -210,8 +210,16 @@ class Store(Protocol):
         """A member's score; None when it is not in the ranking."""
         ...
 
+    async def scores(self, ranking: str, members: Sequence[str]) -> list[float | None]:
+        """Scores in the order of `members`."""
+        ...
+
     async def size(self, ranking: str) -> int:
         """Number of members of a ranking."""
+        ...
+
+    async def size_between(self, ranking: str, low: float, high: float) -> int:
+        """Number of members with low <= score <= high."""
         ...
 
     async def names(self) -> list[tuple[str, str]]:

@@ -69,6 +69,7 @@ A = TypeVar("A")
 SessionCall: TypeAlias = grpc.aio.StreamStreamCall[SessionRequest, SessionResponse]
 
 _CALL_S: Final = 20.0
+_PAGES_MOST: Final = 1_000  # of one listing
 _BUNDLE_S: Final = 300.0  # 64 MiB over a slow home line
 
 
@@ -159,9 +160,9 @@ class Client:
         return await self._done(self._patches.GetPatch(GetPatchRequest(patch_id=patch_id), timeout=_CALL_S))
 
     async def patches(self, verdicts: Sequence[Verdict.ValueType], most: int) -> ListPatchesResponse:
-        """The newest patches, at most `most`, over as many pages as that takes."""
+        """The newest patches, at most `most`, over as many pages as that takes; a page may be empty."""
         listed = ListPatchesResponse()
-        while True:
+        for _ in range(_PAGES_MOST):
             request = ListPatchesRequest(
                 verdicts=verdicts,
                 page_size=min(most - len(listed.patches), limits.PAGE_ITEMS),
@@ -170,8 +171,9 @@ class Client:
             page = await self._done(self._patches.ListPatches(request, timeout=_CALL_S))
             listed.patches.extend(page.patches[: most - len(listed.patches)])
             listed.next_page_token = page.next_page_token
-            if not page.next_page_token or not page.patches or len(listed.patches) >= most:
-                return listed
+            if not page.next_page_token or len(listed.patches) >= most:
+                break
+        return listed
 
     async def best(self) -> GetBestResponse:
         """The current best."""

@@ -170,7 +170,9 @@ def status(now: GetStatusResponse) -> RenderableType:
             _bar(trial.share, 10), f"{trial.step}", f"{trial.loss:.3f}" if trial.loss else "",
         )  # fmt: skip
     warnings = [*_proposals(now.proposals), *_quarantined(now.quarantined)]
-    return Group(Text(head), *warnings, table if now.live else Text("no trial under way"))
+    unseen = now.live_trials - len(now.live)
+    more = [Text(f"and {unseen} more trial(s) under way")] if unseen > 0 else []
+    return Group(Text(head), *warnings, table if now.live else Text("no trial under way"), *more)
 
 
 def event(happened: Event) -> Text:

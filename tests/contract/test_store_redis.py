@@ -123,6 +123,9 @@ async def test_rankings(store: RedisStore) -> None:
     assert await store.ranked_between("open", 1.0, 2.0, 10) == [("c", 1.0), ("a", 2.0), ("b", 2.0)]
     assert await store.ranked_between("open", 1.0, 2.0, 1) == [("c", 1.0)]
     assert await store.size("open") == 4
+    assert await store.size_between("open", 1.0, 2.0) == 3
+    assert await store.scores("open", ["d", "nobody", "a"]) == [3.0, None, 2.0]
+    assert await store.scores("open", []) == []
     await do(store, Rank("open", "c", 9.0), Unrank("open", "d"), Unrank("open", "never there"))
     assert await store.ranked("open", 1, highest_first=True) == [("c", 9.0)]
     assert await store.score("open", "d") is None

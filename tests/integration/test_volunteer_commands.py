@@ -226,6 +226,7 @@ async def test_withdrawing_by_the_beginning_of_an_id(coordinator: FakeCoordinato
 
 
 async def test_patches_are_listed_over_pages(coordinator: FakeCoordinator, author: Author) -> None:
+    coordinator.empty_page = True
     listed = (await author.run("patches", "--limit", "230", "--json")).json()["patches"]
     assert len(listed) == 230
     assert listed[0]["verdict"] == "VERDICT_PARKED"

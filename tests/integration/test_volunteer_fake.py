@@ -112,6 +112,7 @@ class FakeCoordinator(
     heartbeat_ms: int = 200
     lease_ms: int = 5000
     retry_after_ms: int = 200
+    empty_page: bool = False  # the first page of a listing is
     protocol: int = limits.PROTOCOL
     named_tls_sha256: str | None = None  # None: the true one
     order_key: Ed25519PrivateKey | None = None  # None: the true one
@@ -348,6 +349,8 @@ class FakeCoordinator(
 
     async def ListPatches(self, request: patching.ListPatchesRequest, context: Any) -> patching.ListPatchesResponse:
         listed = [patch for patch in self.patches.values() if not request.verdicts or patch.verdict in request.verdicts]
+        if self.empty_page and not request.page_token:  # it looked through some, and none was wanted
+            return patching.ListPatchesResponse(next_page_token="0")
         first = int(request.page_token or 0)
         last = first + request.page_size
         token = str(last) if last < len(listed) else ""

@@ -26,7 +26,7 @@ from autoresearch.v1 import envelope_pb2 as autoresearch_dot_v1_dot_envelope__pb
 from autoresearch.v1 import patch_pb2 as autoresearch_dot_v1_dot_patch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)autoresearch/v1/leaderboard_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1b\x61utoresearch/v1/patch.proto\"&\n\x15GetLeaderboardRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xa9\x01\n\x08Standing\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06trials\x18\x04 \x01(\x04\x12\x10\n\x08train_ms\x18\x05 \x01(\x04\x12\x12\n\npromotions\x18\x06 \x01(\r\x12\x10\n\x08gain_bpb\x18\x07 \x01(\x01\x12\x16\n\tagreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_agreement\"s\n\x16GetLeaderboardResponse\x12-\n\nvolunteers\x18\x01 \x03(\x0b\x32\x19.autoresearch.v1.Standing\x12*\n\x07\x61uthors\x18\x02 \x03(\x0b\x32\x19.autoresearch.v1.Standing\"\x12\n\x10GetStatusRequest\"\xc5\x01\n\tLiveTrial\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x16\n\x0evolunteer_name\x18\x03 \x01(\t\x12\x16\n\x0ehardware_class\x18\x04 \x01(\t\x12\x10\n\x08patch_id\x18\x05 \x01(\t\x12\r\n\x05stage\x18\x06 \x01(\t\x12\r\n\x05share\x18\x07 \x01(\x02\x12\x0c\n\x04step\x18\x08 \x01(\x04\x12\x0c\n\x04loss\x18\t \x01(\x02\x12\x15\n\rstarted_at_ms\x18\n \x01(\x03\"\x9d\x03\n\x11GetStatusResponse\x12\x10\n\x08swarm_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63hallenge_name\x18\x02 \x01(\t\x12\x11\n\tbudget_ms\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x12\n\nidentities\x18\x05 \x01(\x04\x12\x10\n\x08machines\x18\x06 \x01(\x04\x12\x17\n\x0fmachines_active\x18\x07 \x01(\x04\x12\x14\n\x0cpatches_open\x18\x08 \x01(\x04\x12\x0f\n\x07patches\x18\t \x01(\x04\x12\x0e\n\x06trials\x18\n \x01(\x04\x12\x16\n\x0eledger_entries\x18\x0b \x01(\x04\x12(\n\x04live\x18\x0c \x03(\x0b\x32\x1a.autoresearch.v1.LiveTrial\x12\x0e\n\x06now_ms\x18\r \x01(\x03\x12\x39\n\x0bquarantined\x18\x0e \x03(\x0b\x32$.autoresearch.v1.QuarantinedIdentity\x12\x34\n\tproposals\x18\x0f \x03(\x0b\x32!.autoresearch.v1.RollBackProposal\"\x7f\n\x13QuarantinedIdentity\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tsuspicion\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08log_odds\x18\x05 \x01(\x01\x12\x10\n\x08since_ms\x18\x06 \x01(\x03\"3\n\x12WatchEventsRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"V\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x10\n\x08patch_id\x18\x05 \x01(\t\"<\n\x13WatchEventsResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.autoresearch.v1.Event\"\"\n\x11ReadLedgerRequest\x12\r\n\x05start\x18\x01 \x01(\x04\"\"\n\x12ReadLedgerResponse\x12\x0c\n\x04line\x18\x01 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"F\n\x15GetCheckpointResponse\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"?\n\x18GetInclusionProofRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"+\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"-\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x32\xbe\x05\n\x12LeaderboardService\x12\x61\n\x0eGetLeaderboard\x12&.autoresearch.v1.GetLeaderboardRequest\x1a\'.autoresearch.v1.GetLeaderboardResponse\x12R\n\tGetStatus\x12!.autoresearch.v1.GetStatusRequest\x1a\".autoresearch.v1.GetStatusResponse\x12Z\n\x0bWatchEvents\x12#.autoresearch.v1.WatchEventsRequest\x1a$.autoresearch.v1.WatchEventsResponse0\x01\x12W\n\nReadLedger\x12\".autoresearch.v1.ReadLedgerRequest\x1a#.autoresearch.v1.ReadLedgerResponse0\x01\x12^\n\rGetCheckpoint\x12%.autoresearch.v1.GetCheckpointRequest\x1a&.autoresearch.v1.GetCheckpointResponse\x12j\n\x11GetInclusionProof\x12).autoresearch.v1.GetInclusionProofRequest\x1a*.autoresearch.v1.GetInclusionProofResponse\x12p\n\x13GetConsistencyProof\x12+.autoresearch.v1.GetConsistencyProofRequest\x1a,.autoresearch.v1.GetConsistencyProofResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)autoresearch/v1/leaderboard_service.proto\x12\x0f\x61utoresearch.v1\x1a\x1e\x61utoresearch/v1/envelope.proto\x1a\x1b\x61utoresearch/v1/patch.proto\"&\n\x15GetLeaderboardRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xa9\x01\n\x08Standing\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06trials\x18\x04 \x01(\x04\x12\x10\n\x08train_ms\x18\x05 \x01(\x04\x12\x12\n\npromotions\x18\x06 \x01(\r\x12\x10\n\x08gain_bpb\x18\x07 \x01(\x01\x12\x16\n\tagreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_agreement\"s\n\x16GetLeaderboardResponse\x12-\n\nvolunteers\x18\x01 \x03(\x0b\x32\x19.autoresearch.v1.Standing\x12*\n\x07\x61uthors\x18\x02 \x03(\x0b\x32\x19.autoresearch.v1.Standing\"\x12\n\x10GetStatusRequest\"\xc5\x01\n\tLiveTrial\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x16\n\x0evolunteer_name\x18\x03 \x01(\t\x12\x16\n\x0ehardware_class\x18\x04 \x01(\t\x12\x10\n\x08patch_id\x18\x05 \x01(\t\x12\r\n\x05stage\x18\x06 \x01(\t\x12\r\n\x05share\x18\x07 \x01(\x02\x12\x0c\n\x04step\x18\x08 \x01(\x04\x12\x0c\n\x04loss\x18\t \x01(\x02\x12\x15\n\rstarted_at_ms\x18\n \x01(\x03\"\xb2\x03\n\x11GetStatusResponse\x12\x10\n\x08swarm_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63hallenge_name\x18\x02 \x01(\t\x12\x11\n\tbudget_ms\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\r\x12\x12\n\nidentities\x18\x05 \x01(\x04\x12\x10\n\x08machines\x18\x06 \x01(\x04\x12\x17\n\x0fmachines_active\x18\x07 \x01(\x04\x12\x14\n\x0cpatches_open\x18\x08 \x01(\x04\x12\x0f\n\x07patches\x18\t \x01(\x04\x12\x0e\n\x06trials\x18\n \x01(\x04\x12\x16\n\x0eledger_entries\x18\x0b \x01(\x04\x12(\n\x04live\x18\x0c \x03(\x0b\x32\x1a.autoresearch.v1.LiveTrial\x12\x0e\n\x06now_ms\x18\r \x01(\x03\x12\x39\n\x0bquarantined\x18\x0e \x03(\x0b\x32$.autoresearch.v1.QuarantinedIdentity\x12\x34\n\tproposals\x18\x0f \x03(\x0b\x32!.autoresearch.v1.RollBackProposal\x12\x13\n\x0blive_trials\x18\x10 \x01(\x04\"\x7f\n\x13QuarantinedIdentity\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tsuspicion\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08log_odds\x18\x05 \x01(\x01\x12\x10\n\x08since_ms\x18\x06 \x01(\x03\"3\n\x12WatchEventsRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"V\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x10\n\x08patch_id\x18\x05 \x01(\t\"<\n\x13WatchEventsResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.autoresearch.v1.Event\"\"\n\x11ReadLedgerRequest\x12\r\n\x05start\x18\x01 \x01(\x04\"\"\n\x12ReadLedgerResponse\x12\x0c\n\x04line\x18\x01 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"F\n\x15GetCheckpointResponse\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.autoresearch.v1.Envelope\"?\n\x18GetInclusionProofRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"+\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"-\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x32\xbe\x05\n\x12LeaderboardService\x12\x61\n\x0eGetLeaderboard\x12&.autoresearch.v1.GetLeaderboardRequest\x1a\'.autoresearch.v1.GetLeaderboardResponse\x12R\n\tGetStatus\x12!.autoresearch.v1.GetStatusRequest\x1a\".autoresearch.v1.GetStatusResponse\x12Z\n\x0bWatchEvents\x12#.autoresearch.v1.WatchEventsRequest\x1a$.autoresearch.v1.WatchEventsResponse0\x01\x12W\n\nReadLedger\x12\".autoresearch.v1.ReadLedgerRequest\x1a#.autoresearch.v1.ReadLedgerResponse0\x01\x12^\n\rGetCheckpoint\x12%.autoresearch.v1.GetCheckpointRequest\x1a&.autoresearch.v1.GetCheckpointResponse\x12j\n\x11GetInclusionProof\x12).autoresearch.v1.GetInclusionProofRequest\x1a*.autoresearch.v1.GetInclusionProofResponse\x12p\n\x13GetConsistencyProof\x12+.autoresearch.v1.GetConsistencyProofRequest\x1a,.autoresearch.v1.GetConsistencyProofResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,31 +44,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LIVETRIAL']._serialized_start=473
   _globals['_LIVETRIAL']._serialized_end=670
   _globals['_GETSTATUSRESPONSE']._serialized_start=673
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1086
-  _globals['_QUARANTINEDIDENTITY']._serialized_start=1088
-  _globals['_QUARANTINEDIDENTITY']._serialized_end=1215
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1217
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1268
-  _globals['_EVENT']._serialized_start=1270
-  _globals['_EVENT']._serialized_end=1356
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1358
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1418
-  _globals['_READLEDGERREQUEST']._serialized_start=1420
-  _globals['_READLEDGERREQUEST']._serialized_end=1454
-  _globals['_READLEDGERRESPONSE']._serialized_start=1456
-  _globals['_READLEDGERRESPONSE']._serialized_end=1490
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1492
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1514
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1516
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1586
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1588
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1651
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1653
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1696
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1698
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1762
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1764
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1809
-  _globals['_LEADERBOARDSERVICE']._serialized_start=1812
-  _globals['_LEADERBOARDSERVICE']._serialized_end=2514
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1107
+  _globals['_QUARANTINEDIDENTITY']._serialized_start=1109
+  _globals['_QUARANTINEDIDENTITY']._serialized_end=1236
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1238
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1289
+  _globals['_EVENT']._serialized_start=1291
+  _globals['_EVENT']._serialized_end=1377
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1379
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1439
+  _globals['_READLEDGERREQUEST']._serialized_start=1441
+  _globals['_READLEDGERREQUEST']._serialized_end=1475
+  _globals['_READLEDGERRESPONSE']._serialized_start=1477
+  _globals['_READLEDGERRESPONSE']._serialized_end=1511
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1513
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1535
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1537
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1607
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1609
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1672
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1674
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1717
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1719
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1783
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1785
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1830
+  _globals['_LEADERBOARDSERVICE']._serialized_start=1833
+  _globals['_LEADERBOARDSERVICE']._serialized_end=2535
 # @@protoc_insertion_point(module_scope)

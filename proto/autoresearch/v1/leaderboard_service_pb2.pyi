@@ -202,6 +202,7 @@ class GetStatusResponse(_message.Message):
     NOW_MS_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
     PROPOSALS_FIELD_NUMBER: _builtins.int
+    LIVE_TRIALS_FIELD_NUMBER: _builtins.int
     swarm_id: _builtins.str
     challenge_name: _builtins.str
     budget_ms: _builtins.int
@@ -219,8 +220,12 @@ class GetStatusResponse(_message.Message):
     """Entries in the ledger."""
     now_ms: _builtins.int
     """The coordinator's clock, Unix time in milliseconds."""
+    live_trials: _builtins.int
+    """Trials under way."""
     @_builtins.property
-    def live(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveTrial]: ...
+    def live(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveTrial]:
+        """Trials under way, at most limits.PAGE_ITEMS of them; `live_trials` says how many there are."""
+
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedIdentity]:
         """Whose results do not count now."""
@@ -247,10 +252,11 @@ class GetStatusResponse(_message.Message):
         now_ms: _builtins.int = ...,
         quarantined: _abc.Iterable[Global___QuarantinedIdentity] | None = ...,
         proposals: _abc.Iterable[_patch_pb2.RollBackProposal] | None = ...,
+        live_trials: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "challenge_name", b"challenge_name", "generation", b"generation", "identities", b"identities", "ledger_entries", b"ledger_entries", "live", b"live", "machines", b"machines", "machines_active", b"machines_active", "now_ms", b"now_ms", "patches", b"patches", "patches_open", b"patches_open", "proposals", b"proposals", "quarantined", b"quarantined", "swarm_id", b"swarm_id", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "challenge_name", b"challenge_name", "generation", b"generation", "identities", b"identities", "ledger_entries", b"ledger_entries", "live", b"live", "live_trials", b"live_trials", "machines", b"machines", "machines_active", b"machines_active", "now_ms", b"now_ms", "patches", b"patches", "patches_open", b"patches_open", "proposals", b"proposals", "quarantined", b"quarantined", "swarm_id", b"swarm_id", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

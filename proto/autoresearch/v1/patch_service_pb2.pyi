@@ -181,7 +181,9 @@ class ListPatchesResponse(_message.Message):
     PATCHES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Empty on the last page. A page of some verdicts may hold fewer patches than were asked for, or none, and not be the
+    last: only so many are looked through for one answer.
+    """
     @_builtins.property
     def patches(self) -> _containers.RepeatedCompositeFieldContainer[_patch_pb2.Patch]: ...
     def __init__(

@@ -137,6 +137,8 @@ async def _ground(start: Start, terms: Terms) -> Ground:
     data_dir, stack = start.settings.data_dir, start.stack
     store = redis_store.RedisStore(redis_store.connect(start.url), STORE_NAME)
     stack.push_async_callback(store.close)
+    if start.settings.store and (said := await store.may_lose()):
+        start.tell(f"warning: {said}; what it loses has to be made again from the ledger")
     await filling.check(store, redis_store.shown(start.url))
     export = LedgerExport(data_dir / LEDGER, store)
     stack.callback(export.close)

@@ -49,7 +49,8 @@ ANSWER_WITHIN_S = (
 )
 _STEP_VALUES = 4_000  # of one command at most: Lua passes a function no more than some 8,000
 _GLOB = re.compile(r"[*?\[\]^\\-]")  # means something in a pattern of keys
-_PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^@/]*(?=@)")
+_PASSWORD = re.compile(r"(?<=//)([^:@/]*):[^/]*(?=@)")
+_NAMED_PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*")  # as addresses of sockets have it
 
 
 def connect(url: str, *, patience_s: float = 10.0) -> Redis:
@@ -79,7 +80,7 @@ def connect(url: str, *, patience_s: float = 10.0) -> Redis:
 
 def shown(url: str) -> str:
     """An address as it may stand on a screen or in a log: without its password."""
-    return _PASSWORD.sub(r"\1:…", url)
+    return _NAMED_PASSWORD.sub("…", _PASSWORD.sub(r"\1:…", url))
 
 
 class RedisStore:
@@ -99,6 +100,31 @@ class RedisStore:
     def at(self, epoch: int) -> "RedisStore":
         """The same store in the name of another epoch."""
         return RedisStore(self._client, self._name, answer_within_s=self._answer_within_s, epoch=epoch)
+
+    async def may_lose(self) -> str:
+        """How the server may come back without what it was told; empty if by nothing that it tells of.
+
+        Raises:
+            StoreError: it drops keys when its memory is full.
+        """
+        memory, log = await self._facts("memory"), await self._facts("persistence")
+        policy = str(memory.get("maxmemory_policy", ""))
+        if memory.get("maxmemory") and policy.startswith("allkeys"):
+            raise StoreError(
+                f"the store drops keys when its memory is full: set maxmemory-policy noeviction, not {policy}"
+            )
+        if log.get("aof_enabled") == 0:
+            return "the store keeps no append-only file: set appendonly yes and appendfsync always"
+        return ""
+
+    async def _facts(self, section: str) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = await self._call(lambda: self._client.info(section))
+        except StoreError as error:
+            if isinstance(error.__cause__, ResponseError):  # a service that lets nobody ask
+                return {}
+            raise
+        return found
 
     async def apply(self, change: Change) -> Guard | None:
         """See `Store.apply`.

@@ -25,7 +25,7 @@ from autoresearch.judging.model import Identity
 from coordinator.embedded import EmbeddedStore
 from coordinator.embedded_server import find_binary
 from coordinator.records import Records
-from coordinator.redis_store import RedisStore, connect
+from coordinator.redis_store import RedisStore, connect, shown
 from coordinator.store import (
     Append,
     Bump,
@@ -473,6 +473,39 @@ async def test_an_address_never_shows_its_password(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as malformed:
         connect("redis://:hunter2@localhost:port/0")
     assert "hunter2" not in str(malformed.value)
+    for url in (
+        "redis://:hunter2@localhost:6379/0",
+        "redis://ada:hunter2@hunter2@localhost/0",
+        "unix:///run/s.sock?db=0&password=hunter2",
+        "unix:///run/s.sock?password=hunter2&db=0",
+    ):
+        assert "hunter2" not in shown(url)
+    assert shown("unix:///run/s.sock?password=hunter2&db=0") == "unix:///run/s.sock?password=…&db=0"
+
+
+async def test_a_server_that_may_lose_what_it_was_told_is_found_out(store: RedisStore) -> None:
+    """What every operator's server says of itself; the embedded one keeps everything."""
+    assert await store.may_lose() == ""
+    client = store._client
+    try:
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        assert await store.may_lose() == ""  # there is no limit at which it would begin
+        await client.config_set("maxmemory", 1 << 30)
+        with pytest.raises(StoreError, match="set maxmemory-policy noeviction"):
+            await store.may_lose()
+        await client.config_set("maxmemory-policy", "volatile-lru")  # only counters, which vanish anyway
+        assert await store.may_lose() == ""
+    finally:
+        await client.config_set("maxmemory", 0)
+        await client.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_service_that_lets_nobody_ask_is_taken_at_its_word(store: RedisStore, store_url: str) -> None:
+    await store._client.execute_command("ACL", "SETUSER", "guest", "on", ">word", "~*", "+@all", "-info")
+    guest = a_store(f"{store_url}?username=guest&password=word")
+    assert await guest.may_lose() == ""
+    await guest.close()
+    await store._client.execute_command("ACL", "DELUSER", "guest")
 
 
 async def test_keys_of_another_kind_are_a_store_error(store: RedisStore) -> None:

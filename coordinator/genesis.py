@@ -6,10 +6,12 @@ imports nothing of it.
 
 import asyncio
 import json
+import os
 import shutil
-import subprocess
+import signal
 import sys
 import sysconfig
+from asyncio.subprocess import PIPE
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +34,7 @@ from coordinator.settings import Terms
 from coordinator.store import Holds, Operation, Put
 
 _PROGRESS = "progress: "
+_LINE_BYTES = 1 << 20  # of what the trainer says
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +48,36 @@ class Trainer:
     prepare: str
 
 
-def ask_trainer(dataset: str, data_dir: Path, tell: Callable[[str], None] = lambda _line: None) -> Trainer:
+async def ask_trainer(dataset: str, data_dir: Path, tell: Callable[[str], None] = lambda _line: None) -> Trainer:
     """Prepares the data set and asks for its digests. `tell` hears how far a long preparation is.
 
-    No deadline: a large data set takes its time, and the trainer gives up on a silent network by itself.
+    No deadline: a large data set takes its time, and the trainer gives up on a silent network by itself. Cancelled, it
+    ends the trainer, which goes on where it was the next time.
 
     Raises:
         OperatorError: the trainer failed; its own words are in the message.
     """
     command = [sys.executable, "-E", "-s", "-m", "trainer.describe", dataset, str(data_dir)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=PIPE, limit=_LINE_BYTES, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
     words = "no output"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stderr:
+    try:
+        async for data in process.stderr:
+            line = data.decode(errors="replace")
             if line.startswith(_PROGRESS):
                 tell(f"preparing {dataset}: {line.removeprefix(_PROGRESS).strip()}")
             else:
                 words = line.strip().removeprefix("error: ") or words
-        answer = process.stdout.read()  # one line, which fits into the pipe until it is read here
-    if process.returncode:
+        answer = await process.stdout.read()  # one line, which fits into the pipe until it is read here
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            await process.wait()
+    if status:
         raise OperatorError(f"the data set {dataset!r} cannot be prepared: {words}")
     return Trainer(**json.loads(answer))
 
@@ -89,7 +102,7 @@ async def find_or_make(
     swarm = await find(records, coordinator_key)
     if swarm is not None:
         return swarm, await branch.found(records, swarm, lineage_path)
-    trainer = await asyncio.to_thread(ask_trainer, terms.dataset, datasets_dir / terms.dataset.partition("@")[0], tell)
+    trainer = await ask_trainer(terms.dataset, datasets_dir / terms.dataset.partition("@")[0], tell)
     source = _read_source(terms.source or Path(trainer.source))
     challenge = _challenge(terms, trainer, source)
     data = challenge.SerializeToString(deterministic=True)

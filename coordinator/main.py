@@ -6,10 +6,11 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -45,6 +46,8 @@ from coordinator.settings import (
     split_address,
 )
 from coordinator.wiring import Ground, Outside, use_cases
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ async def running(
     """A coordinator, serving until the block ends. While another one leads the swarm, it waits for its turn.
 
     Raises:
-        EndedError: `ended` was set while it waited.
+        EndedError: `ended` was set while it started or waited.
         OperatorError, StoreError: it cannot start; the message says what to mend.
     """
     settings = replace(settings, data_dir=settings.data_dir.absolute())  # git works in folders of its own
@@ -101,9 +104,10 @@ async def running(
     await asyncio.to_thread(upgrading.upgrade_folder, settings.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         background = Background(stack)
-        url = settings.store or await _embedded(settings.data_dir, stack, tell)
+        ended = ended or asyncio.Event()
+        url = settings.store or await _unless(ended, _embedded(settings.data_dir, stack, tell))
         tls = _tls(settings)
-        start = Start(settings, url, stack, background, tell, ended or asyncio.Event())
+        start = Start(settings, url, stack, background, tell, ended)
         ground = await _ground(start, terms)
         edge = await _edge(start, ground, tls)
         port = await listening.serve(settings.listen, tls, edge, stack)
@@ -148,7 +152,7 @@ async def _ground(start: Start, terms: Terms) -> Ground:
     key_hex = envelope.public_bytes(key).hex()
     await _lead(start, store, key_hex)
     records, journal = Records(store), Journal(store, export, now_ms)
-    swarm, lineage = await genesis.find_or_make(
+    finding = genesis.find_or_make(
         terms,
         records,
         journal,
@@ -159,6 +163,7 @@ async def _ground(start: Start, terms: Terms) -> Ground:
         token=_token,
         tell=start.tell,
     )
+    swarm, lineage = await _unless(start.ended, finding)
     return Ground(swarm, records, journal, export, lineage, key)
 
 
@@ -218,6 +223,24 @@ async def serve(
                     if ended.is_set()
                     else "this coordinator was silent for too long, and another one leads now"
                 )
+
+
+async def _unless(ended: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Does what takes its time at a start.
+
+    Raises:
+        EndedError: it was told to end meanwhile.
+    """
+    own, told = asyncio.create_task(work), asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait({own, told}, return_when=asyncio.FIRST_COMPLETED)
+        if not own.done():
+            raise EndedError
+        return await own
+    finally:
+        for task in (own, told):
+            task.cancel()
+        await asyncio.wait({own, told})
 
 
 async def _first(*events: asyncio.Event) -> None:

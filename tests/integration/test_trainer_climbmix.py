@@ -1,9 +1,11 @@
 """Preparing `climbmix` from a hub on this machine: the same bytes whatever happens on the way, or a line that helps."""
 
+import asyncio
 import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -434,7 +436,7 @@ def test_a_swarm_pins_what_its_operator_prepared_and_a_volunteer_prepares_the_sa
     with local_hub(big) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        asked = ask_trainer("climbmix-1", tmp_path / "operator", said.append)
+        asked = asyncio.run(ask_trainer("climbmix-1", tmp_path / "operator", said.append))
         assert asked.dataset == f"climbmix-1@{COMMIT}"
         trials = LocalTrials(
             data_dir=tmp_path / "volunteer",
@@ -456,7 +458,23 @@ def test_a_swarm_pins_what_its_operator_prepared_and_a_volunteer_prepares_the_sa
     assert load_manifest(tmp_path / "volunteer").sha256 == asked.manifest_sha256
 
 
+def test_a_coordinator_that_prepares_its_data_ends_when_it_is_told_to(tmp_path: Path):
+    """And its trainer with it, which would go on for hours."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:  # it takes calls and never answers
+        hub.settimeout(120)
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}", "no_proxy": "127.0.0.1"}
+        command = ["serve", "--data", str(tmp_path / "swarm"), "--listen", "127.0.0.1:0", "--dataset", "climbmix-1"]
+        with subprocess.Popen([sys.executable, "-m", "coordinator", *command], env=environment) as coordinator:
+            asked, _ = hub.accept()
+            coordinator.send_signal(signal.SIGTERM)
+            assert coordinator.wait(60) == 0
+        with asked:
+            asked.settimeout(60)
+            while asked.recv(4096):  # until nobody is there any more
+                pass
+
+
 def test_an_operator_reads_why_a_data_set_cannot_be_prepared(tmp_path: Path):
     with pytest.raises(OperatorError, match=r"climbmix-9999.*1 to 6542"):
-        ask_trainer("climbmix-9999", tmp_path / "data")
+        asyncio.run(ask_trainer("climbmix-9999", tmp_path / "data"))
     assert not (tmp_path / "data").exists()

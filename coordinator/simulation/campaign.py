@@ -110,6 +110,13 @@ class Campaign:
         self.promotions.append(Promotion(self.trials, kind, gains, self.gain_bpb(self.head) - before))
         return self.head
 
+    def merge_anew(self, promotions: Iterable[Promotion]) -> None:
+        """They are merged onto another best than before; what conflicts goes back to its author."""
+        for own in promotions:
+            gains = self.nature.moved(own.gains)
+            own.undone = own.undone or gains is None
+            own.gains = own.gains if gains is None else gains
+
     def take_back(self, promotions: Iterable[Promotion]) -> Version:
         """They are part of the best no more."""
         for own in promotions:

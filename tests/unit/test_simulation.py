@@ -186,6 +186,15 @@ class TestProposals:
         hollow.undone = True
         assert list(proposals.heeded(["0.0063"], ["0.0061", "0.0062", "0.0063"])) == []
 
+    def test_what_came_later_is_merged_anew_or_goes_back_to_its_author(self) -> None:
+        campaign = Campaign(World(), 1, (100,))
+        for _ in range(200):
+            campaign.promote("large", (0.001,) * len(CARDS))
+        campaign.merge_anew(campaign.promotions)
+        kept = [own for own in campaign.promotions if not own.undone]
+        assert 0.90 * 200 < len(kept) < 200
+        assert {round(own.gains[0], 6) for own in kept} == {0.001, 0.0003}
+
     def test_taking_a_promotion_back_leaves_the_others(self) -> None:
         campaign = Campaign(World(liars="ring", liar_share=0.2), 1, (100,))
         one, bad, two = ((step,) * len(CARDS) for step in (0.001, -0.008, 0.002))

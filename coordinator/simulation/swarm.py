@@ -15,7 +15,7 @@ from autoresearch.judging.evidence import Row, robust_mean, shrunk
 from autoresearch.judging.reputation import Reputations
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer
 from autoresearch.judging.verdict import Verdict, judge
-from coordinator.bases import FEW_MACHINES, REST_TRIALS
+from coordinator.bases import FEW_MACHINES, rest_trials
 from coordinator.disputes import Voice, disputed
 from coordinator.facts import MachineFacts, PatchFacts
 from coordinator.planning import Choice, Kind, Planner
@@ -58,9 +58,7 @@ class Swarm:
         self._versions = {campaign.head.name: campaign.head}
         self._planner.set_best(campaign.head.name)
         self._refreshed_at = 0
-        machines = world.at_once
-        usual = 0 if machines <= FEW_MACHINES else REST_TRIALS * machines
-        self._rest_trials = usual if course.rest_trials is None else course.rest_trials
+        self._bases = 1  # that there were
         self._patches: dict[str, Tested] = {}
         self._parked: dict[str, None] = {}
         self._fresh = self._submitted = 0
@@ -393,11 +391,13 @@ class Swarm:
             self._take_out(failed.first, failed.end)
 
     def _take_out(self, first: int, end: int) -> None:
-        """Promotions, from number `first` up to, and without, `end`, are taken out of the best again; if what came
-        later does not merge without them, it goes too."""
+        """Promotions, from number `first` up to, and without, `end`, are taken out of the best again. If what came
+        later does not merge without them, its patches win again at once, by the evidence that they have, and are
+        merged."""
         campaign = self.campaign
-        alone = campaign.nature.moved(campaign.head.gains) is not None
-        head = campaign.take_back(campaign.promotions[first : end if alone else None])
+        if campaign.nature.moved(campaign.head.gains) is None:
+            campaign.merge_anew(campaign.promotions[end:])
+        head = campaign.take_back(campaign.promotions[first:end])
         self._versions[head.name] = head
         self._spans.begin_anew(len(campaign.promotions))
         self._use(head)
@@ -421,13 +421,21 @@ class Swarm:
     def _refresh(self) -> None:
         """New patches are tested against the new best, when the old one has rested."""
         campaign = self.campaign
-        if campaign.head is self._base or campaign.trials - self._refreshed_at < self._rest_trials:
+        if campaign.head is self._base or campaign.trials - self._refreshed_at < self._rest():
             return
         self._spans.begin(self._base, campaign.head, len(campaign.promotions))
         self._use(campaign.head)
 
+    def _rest(self) -> int:
+        """Trials of the whole swarm."""
+        if self._course.rest_trials is not None:
+            return self._course.rest_trials
+        machines = self.campaign.world.at_once
+        return 0 if machines <= FEW_MACHINES else rest_trials(self._bases) * machines
+
     def _use(self, head: Version) -> None:
         self._before, self._base = self._base, head
+        self._bases += 1
         self._refreshed_at = self.campaign.trials
         self._planner.set_best(head.name, self._before.name)
         for own in list(self._patches.values()):

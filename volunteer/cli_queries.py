@@ -13,13 +13,13 @@ from autoresearch.text import clean_text
 from autoresearch.v1.leaderboard_service_pb2 import Event
 from autoresearch.v1.patch_pb2 import VERDICT_OPEN, VERDICT_UNSPECIFIED, Verdict
 from volunteer import main as program
-from volunteer import report
+from volunteer import report, screen
 from volunteer.cli_options import json_line, json_option, print_json, stdout, swarm_options, to_json
 from volunteer.client import Client
 from volunteer.errors import RpcError
 from volunteer.settings import Settings
 
-_WORDS: Final = {report.verdict_word(number): number for number in Verdict.values() if number != VERDICT_UNSPECIFIED}
+_WORDS: Final = {screen.verdict_word(number): number for number in Verdict.values() if number != VERDICT_UNSPECIFIED}
 _TRY_AGAIN_S: Final = 2.0
 
 

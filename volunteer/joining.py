@@ -67,8 +67,7 @@ async def joined(
         _introduce(settings, client.swarm, show)
         head = await witness.watch(client, settings.home)
         show.say(f"ledger of {head.size} entries, which continues what was seen before")
-        machine = hardware.choose(hardware.read_host(), settings.join.device, settings.join.threads)
-        show.say(f"machine: {machine.hardware.device_name}, {machine.hardware.threads} of {machine.cores} thread(s)")
+        machine = _machine(settings, show)
         trials = trials or _local_trials(settings, machine, clock)
         await _get_ready(trials, client.swarm, show)
         worker = Worker(who.key, who.machine_id, machine.hardware, _software(), settings.join.canary)
@@ -81,10 +80,7 @@ async def joined(
             tell=show.say,
             at_ms=clock.wall_ms(),
         )
-        enrolled = await client.enroll(enrolment)
-        swarm = client.swarm
-        pin.save(settings.home, Pin(swarm.address, swarm.swarm_id, name, swarm.challenge_bytes))
-        show.say(f"enrolled as {name}; results compare within {clean_line(enrolled.hardware_class, 200)}")
+        await _enrol(client, enrolment, settings, name, show)
         spool = _spool(settings, client.swarm, who, show)
         session = Session(_first_state(settings, client.swarm, who, spool))
         yield Workday(
@@ -129,6 +125,19 @@ def _introduce(settings: Settings, swarm: Swarm, show: Display) -> None:
     show.say(
         f"swarm {clean_line(swarm.swarm_id, 80)} at {swarm.address}, challenge {clean_line(swarm.challenge.name, 80)}"
     )
+
+
+def _machine(settings: Settings, show: Display) -> hardware.Machine:
+    machine = hardware.choose(hardware.read_host(), settings.join.device, settings.join.threads)
+    show.say(f"machine: {machine.hardware.device_name}, {machine.hardware.threads} of {machine.cores} thread(s)")
+    return machine
+
+
+async def _enrol(client: Client, enrolment: Envelope, settings: Settings, name: str, show: Display) -> None:
+    """Enrolls, and remembers the swarm from then on."""
+    enrolled, swarm = await client.enroll(enrolment), client.swarm
+    pin.save(settings.home, Pin(swarm.address, swarm.swarm_id, name, swarm.challenge_bytes))
+    show.say(f"enrolled as {name}; results compare within {clean_line(enrolled.hardware_class, 200)}")
 
 
 def _agree(settings: Settings, swarm: Swarm, ask: consent.Ask | None) -> None:

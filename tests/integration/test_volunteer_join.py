@@ -9,7 +9,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from autoresearch.digest import sha256_hex
@@ -223,16 +222,6 @@ async def test_heartbeats_tell_how_far_the_trial_is(
         assert (beat.lease_id, beat.stage, beat.share, beat.loss) == ("lease-1", "training", 0.5, 3.0)
         trials.gate.set()
         await ended(task)
-
-
-async def test_an_order_signed_by_another_key_is_not_run(
-    coordinator: FakeCoordinator, trials: ScriptedTrials, show: Lines, tmp_path: Path
-) -> None:
-    coordinator.orders, coordinator.order_key = [SHA], Ed25519PrivateKey.generate()
-    with pytest.raises(VolunteerError, match="another key"):
-        async with at_work(make_settings(tmp_path, coordinator.address), trials, show) as (_, task):
-            await ended(task)
-    assert trials.sources == []
 
 
 async def test_an_order_for_another_machine_is_given_back(

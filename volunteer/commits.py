@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from autoresearch.digest import sha256_hex
+from autoresearch.digest import is_commit_id, sha256_hex
 from autoresearch.judging.model import Best
 from autoresearch.unified_diff import PATCHED_FILE
 from volunteer.checkout import received
@@ -33,6 +33,8 @@ async def check(bundle: AsyncIterator[bytes], lineage: Sequence[Best], git: Git)
 
 
 def _check(repository: Path, best: Best, before: str, git: Git) -> None:
+    if not is_commit_id(best.commit):  # git would take it for an option
+        raise AuditError(best.entry, f"commit {best.commit[:40]!r} is no commit's id")
     try:
         parents = git.line(repository, "rev-list", "--parents", "-n", "1", best.commit).split()[1:]
         source = git.run(repository, "cat-file", "blob", f"{best.commit}:{PATCHED_FILE}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from autoresearch import limits
+from autoresearch.digest import is_commit_id
 from autoresearch.text import is_line
 from volunteer.errors import InputError
 
@@ -19,7 +20,6 @@ _DIFF_STARTS: Final = re.compile(r"diff --git |--- |Index: ")
 _HUNK: Final = re.compile(r"@@ -[0-9]+(?:,([0-9]+))? \+[0-9]+(?:,([0-9]+))? @@")
 _NAME: Final = re.compile(r"(?:[abciow]/)?train\.py(?:\t.*)?")
 _TAG: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _text_problem(draft: Draft) -> str:
     for tag in draft.tags:
         if len(tag) > limits.TAG_CHARACTERS or not _TAG.fullmatch(tag):
             return f"the tag {tag[:40]!r} is not made of lower-case letters, digits and dashes: change it"
-    if draft.base_commit and not _COMMIT.fullmatch(draft.base_commit):
+    if draft.base_commit and not is_commit_id(draft.base_commit):
         return f"the base {draft.base_commit[:50]!r} is not a whole commit id of 40 hex digits: see `best`"
     return ""
 

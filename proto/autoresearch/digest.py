@@ -11,6 +11,7 @@ import re
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY_ID = re.compile(r"[a-z2-7]{32}")
 _HEX32 = re.compile(r"[0-9a-f]{32}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def sha256_hex(data: bytes) -> str:
@@ -35,6 +36,11 @@ def is_sha256(text: str) -> bool:
 def is_key_id(text: str) -> bool:
     """Whether `text` has the form of `key_id`."""
     return _KEY_ID.fullmatch(text) is not None
+
+
+def is_commit_id(text: str) -> bool:
+    """Whether `text` is a whole id of a git commit, and so no option of git's and no name."""
+    return _COMMIT.fullmatch(text) is not None
 
 
 def is_machine_id(text: str) -> bool:

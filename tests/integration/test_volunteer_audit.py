@@ -144,6 +144,7 @@ async def test_commits_that_are_not_the_ledgers_are_named(lived: Path, tmp_path:
         for lineage, entry, says in (
             ([first, replace(second, source_sha256="0" * 64), third], second.entry, "holds another source"),
             ([first, replace(second, commit="0" * 40)], second.entry, "is not in the lineage"),
+            ([first, replace(second, commit="--version")], second.entry, "is no commit's id"),
             ([first, third], third.entry, "does not follow"),
             ([second], second.entry, "does not follow nothing"),
         ):

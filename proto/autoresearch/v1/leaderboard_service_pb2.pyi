@@ -343,7 +343,7 @@ class Event(_message.Message):
     """Unix time in milliseconds."""
     kind: _builtins.str
     """"genesis", "identity", "patch", "result", "verdict", "promotion", "withdrawal", "quarantine", "reinstatement",
-    "proposal" or "rollback".
+    "proposal", "rollback", "instruction", "rotation" or "restoration".
     """
     text: _builtins.str
     """One line."""

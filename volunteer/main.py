@@ -102,13 +102,15 @@ def join(settings: Settings, show: display.Display, trials: Trials | None = None
 
 @contextlib.contextmanager
 def _signals(workday: Workday) -> Iterator[None]:
-    """Ctrl-C stops politely, a second one at once; so do a service manager's and a closed terminal's signals."""
+    """Ctrl-C stops politely, a second one at once; so do a service manager's signal and a closed terminal's, unless
+    that one is ignored: then somebody wanted the work to go on (nohup)."""
     loop = asyncio.get_running_loop()
+    hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
     loop.add_signal_handler(signal.SIGINT, workday.stop)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, *hang_up):
         loop.add_signal_handler(number, lambda: workday.stop(at_once=True))
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
             loop.remove_signal_handler(number)

@@ -60,6 +60,8 @@ class Slots:
                 return await self._take(self._folder())
             except FileNotFoundError:  # somebody removed the folder: queue up in the next one
                 await asyncio.sleep(_POLL_S)
+            except OSError as error:
+                raise _unusable(self._folders[-1], error) from error
 
     def others_wait(self) -> bool:
         """Whether somebody waits for a slot now."""
@@ -160,12 +162,14 @@ def _own_folder(folder: Path) -> Path:
         make_private(folder)
         found, ways = folder.lstat(), [way.stat() for way in folder.parents[:_OURS]]
     except OSError as error:
-        raise MachineError(
-            f"cannot use the slots folder {folder} ({error.strerror}): choose one with --slots-dir"
-        ) from error
+        raise _unusable(folder, error) from error
     ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
     if not ours or any(way.st_uid not in {0, os.getuid()} for way in ways):
         raise MachineError(
             f"the slots folder {folder} belongs to, or is writable by, others: choose one with --slots-dir"
         )
     return folder
+
+
+def _unusable(folder: Path, error: OSError) -> MachineError:
+    return MachineError(f"cannot use the slots folder {folder} ({error.strerror}): choose one with --slots-dir")

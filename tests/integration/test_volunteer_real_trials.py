@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,7 @@ from autoresearch.v1 import trial_pb2
 from tests.integration.test_volunteer_fake import FakeCoordinator, make_challenge
 from trainer.prepare import prepare
 from trainer.trial import code_digest
+from volunteer import main
 
 TRIAL_S = 300.0  # a busy machine imports torch three times
 SOURCE = (Path(trainer.__file__).parent / "train.py").read_bytes()
@@ -163,6 +166,26 @@ async def test_ctrl_c_twice_or_a_service_managers_signal_gives_the_lease_back(
     assert "lease_return" in coordinator.kinds()
     assert coordinator.results == {}
     assert not list((tmp_path / "home" / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+async def test_a_closed_terminal_ends_the_work_unless_started_to_outlive_it(ignored: bool) -> None:
+    stopped: list[bool] = []
+    workday = SimpleNamespace(stop=lambda *, at_once=False: stopped.append(at_once))
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with main._signals(workday):  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(TRIAL_S):
+                while len(stopped) < 2 - ignored:
+                    await asyncio.sleep(0)
+        assert stopped == [True] * (2 - ignored)
+        assert (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN) == ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not loop.remove_signal_handler(signal.SIGTERM), "left as they were"
 
 
 async def test_a_killed_volunteer_comes_back_and_works_on(

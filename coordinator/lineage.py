@@ -13,8 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -30,7 +29,6 @@ __all__ = [
     "Lineage",
     "LineageError",
     "LineageUnusableError",
-    "Promotion",
     "TipMovedError",
     "UnknownCommitError",
     "companion_files",
@@ -43,7 +41,6 @@ _SWARM: Final = "autoresearch-swarm <swarm@localhost>"
 _COMMIT_ID: Final = re.compile(r"[0-9a-f]{40}")
 _FILE_NAME: Final = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRAILER_KEY: Final = re.compile(r"[A-Z][A-Za-z0-9]*(-[A-Za-z0-9]+)*")
-_HISTORY_FORMAT: Final = "--format=%H%x00%ct%x00%s%x00%(trailers:only=true,unfold=true)%x00"
 MAX_PATCHES_SHOWN: Final = 100
 
 
@@ -63,17 +60,6 @@ class TipMovedError(LineageError):
         super().__init__(f"the best is now {tip} and not {expected}: decide again on the new best")
         self.tip = tip
         self.expected = expected
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """One commit of the lineage. The first one has generation 0."""
-
-    generation: int
-    commit: str
-    title: str
-    at: datetime  # UTC, whole seconds
-    trailers: tuple[tuple[str, str], ...]
 
 
 def companion_files() -> dict[str, bytes]:
@@ -195,16 +181,6 @@ class Lineage:
             if tip != commit:
                 raise TipMovedError(tip, expected_parent) from error
 
-    def history(self, limit: int) -> list[Promotion]:
-        """The last promotions, newest first, at most `limit`."""
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
-        tip = self.tip()
-        generation = int(self._git.line("rev-list", "--count", "--first-parent", tip)) - 1
-        log = self._git.run("log", "--first-parent", f"--max-count={limit}", _HISTORY_FORMAT, tip)
-        fields = log.decode("utf-8").split("\0")
-        return [_promotion(generation - n, fields[4 * n : 4 * n + 4]) for n in range(len(fields) // 4)]
-
     def bundle(self, limit_bytes: int = LINEAGE_BYTES) -> bytes:
         """Branch `best` with its whole history as one file that `git clone -b best` accepts.
 
@@ -311,10 +287,3 @@ def _text(title: str, trailers: Sequence[tuple[str, str]]) -> str:
     lines = [f"{key}: {clean_line(value, REASON_CHARACTERS) or '-'}\n" for key, value in trailers]
     head = clean_line(title, TITLE_CHARACTERS) or "Untitled"
     return "".join([f"{head}\n", "\n" * bool(lines), *lines])
-
-
-def _promotion(generation: int, fields: Sequence[str]) -> Promotion:
-    commit, at_s, title, trailers = fields
-    pairs = (line.partition(": ") for line in trailers.splitlines())
-    at = datetime.fromtimestamp(int(at_s), UTC)
-    return Promotion(generation, commit.strip(), title, at, tuple((key, value) for key, _, value in pairs))

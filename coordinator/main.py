@@ -105,7 +105,7 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         background = Background(stack)
         ended = ended or asyncio.Event()
-        url = settings.store or await _unless(ended, _embedded(settings.data_dir, stack, tell))
+        url = settings.store or await _unless(ended, stack.enter_async_context(EmbeddedStore(settings.data_dir, tell)))
         tls = _tls(settings)
         start = Start(settings, url, stack, background, tell, ended)
         ground = await _ground(start, terms)
@@ -293,12 +293,6 @@ def _make_folder(path: Path) -> None:
         raise OperatorError(
             f"cannot make the data folder {path}: {error.strerror}; choose another with --data"
         ) from error
-
-
-async def _embedded(data_dir: Path, stack: contextlib.AsyncExitStack, tell: Callable[[str], None]) -> str:
-    embedded = EmbeddedStore(data_dir, tell)
-    stack.push_async_callback(asyncio.to_thread, embedded.stop)
-    return await asyncio.to_thread(embedded.start)
 
 
 def _tls(settings: Settings) -> keys.TlsIdentity:

@@ -115,9 +115,7 @@ async def _build(
 async def _filling(building: Path, store_url: str, tell: Callable[[str], None], token: str) -> AsyncIterator[Filling]:
     async with contextlib.AsyncExitStack() as stack:
         if not store_url:
-            embedded = EmbeddedStore(building, tell)
-            stack.push_async_callback(asyncio.to_thread, embedded.stop)
-            store_url = await asyncio.to_thread(embedded.start)
+            store_url = await stack.enter_async_context(EmbeddedStore(building, tell))
         store = redis_store.RedisStore(redis_store.connect(store_url), STORE_NAME)
         stack.push_async_callback(store.close)
         yield Filling(store, token, redis_store.shown(store_url))

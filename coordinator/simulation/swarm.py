@@ -410,7 +410,8 @@ class Swarm:
         recent = set(list(self._versions)[-NOISE_BASES:])
         groups = self._benches.repeats(recent, self._reputations.held)
         prior = {name: noise.prior_for(name) for name in self._noise}
-        self._set_noise(noise.estimate(groups, noise.moved_priors(groups, prior)))
+        moved = noise.moved_priors(groups, prior)
+        self._set_noise(noise.estimate(groups, moved, clips_sd=noise.TIGHT_CLIPS_SD))
 
     def _set_noise(self, sigma: Mapping[str, float]) -> None:
         self._noise = dict(sigma)

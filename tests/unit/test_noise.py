@@ -61,6 +61,16 @@ def test_one_slow_run_moves_no_prior_far() -> None:
     assert calm <= noise.moved_priors(groups, PRIOR)["H100"] < 1.2 * calm
 
 
+def test_clipped_tightly_a_slow_run_among_few_repeats_counts_less() -> None:
+    groups = trials(0.002, machines=6, each=2)
+    groups[0][0] += 0.02
+    found = [
+        noise.estimate({"4090": groups}, PRIOR, clips_sd=clips)["4090"]
+        for clips in (noise.TIGHT_CLIPS_SD, noise.CLIPS_SD)
+    ]
+    assert found[0] < 0.9 * found[1]
+
+
 def test_no_prior_moves_without_repeats_nor_by_quiet_ones() -> None:
     assert noise.moved_priors({"H100": [[1.0], []]}, PRIOR) == pytest.approx(PRIOR)
     assert noise.moved_priors({"H100": [[1.0] * 50]}, PRIOR) == pytest.approx(PRIOR)

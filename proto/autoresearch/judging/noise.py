@@ -17,7 +17,7 @@ from autoresearch.judging.evidence import MAX_BPB, NOISE_BOUNDS_BPB, EvidenceErr
 PRIORS: Mapping[str, float] = MappingProxyType(
     {"H100": 0.0013, "A100": 0.0015, "4090": 0.0020, "3090": 0.0028, "3060": 0.0045, "unknown": 0.003}
 )
-FACTOR_CLIPS_SD = (3.0, 3.0)  # tighter: one slow run must not make all classes look noisy
+TIGHT_CLIPS_SD = (3.0, 3.0)  # where the prior is nearly right: one slow run must not make a class look noisy
 WILD_SD = 100.0  # far beyond any clip, and no hazard to the sums
 PRIOR_WEIGHT = 8.0  # repeats that a prior counts as
 CLIPS_SD = (
@@ -41,12 +41,13 @@ def estimate(
     prior: Mapping[str, float],
     default_prior: float = PRIORS["unknown"],
     weight: float = PRIOR_WEIGHT,
+    clips_sd: Sequence[float] = CLIPS_SD,
 ) -> dict[str, float]:
     """Noise in bpb for every hardware class in `groups` or `prior`.
 
     `groups`: per class, the val_bpb of repeated trials of one source on one machine, one sequence per machine and
-    source. Pooled within-group sd in two clipped passes, in which the prior counts as `weight` observations; so a
-    class without repeats has its prior, and no class ever has zero.
+    source. Pooled within-group sd in two passes, clipped at `clips_sd`, in which the prior counts as `weight`
+    observations; so a class without repeats has its prior, and no class ever has zero.
 
     Raises:
         EvidenceError: a result or a prior is not finite or absurd, or the weight is not positive.
@@ -58,7 +59,7 @@ def estimate(
         own_prior = prior.get(name, default_prior)
         if not NOISE_BOUNDS_BPB[0] <= own_prior <= NOISE_BOUNDS_BPB[1]:
             raise EvidenceError(f"hardware class {name!r} has an impossible prior noise ({own_prior!r})")
-        noise[name] = _pooled(name, groups.get(name, ()), own_prior, weight, CLIPS_SD)
+        noise[name] = _pooled(name, groups.get(name, ()), own_prior, weight, clips_sd)
     return noise
 
 
@@ -73,7 +74,7 @@ def moved_priors(
     classes with a prior.
     """
     together = [_in_noises(group, prior[name]) for name, repeats in sorted(groups.items()) for group in repeats]
-    factor = max(1.0, _pooled("all", together, 1.0, weight, FACTOR_CLIPS_SD))
+    factor = max(1.0, _pooled("all", together, 1.0, weight, TIGHT_CLIPS_SD))
     return {name: noise_bpb * factor for name, noise_bpb in prior.items()}
 
 

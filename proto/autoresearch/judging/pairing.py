@@ -131,7 +131,7 @@ def estimate_noise(
             numbers = [[trial.val_bpb for trial in one.baselines if trial.val_bpb is not None] for one in own]
             groups.setdefault(name, []).extend(numbers)
     prior = {name: prior_for(name, prior_bpb) for name in groups}
-    return noise.estimate(groups, noise.moved_priors(groups, prior))
+    return noise.estimate(groups, noise.moved_priors(groups, prior), clips_sd=noise.TIGHT_CLIPS_SD)
 
 
 def prior_for(hardware_class: str, prior_bpb: float) -> float:

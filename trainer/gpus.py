@@ -1,4 +1,4 @@
-"""Which device nodes and which name a leased GPU has on Linux, so that a candidate is given that one and no other.
+"""Which device nodes and which name a leased GPU has, so that a candidate is given that one and no other.
 
 `cuda:N` counts as `nvidia-smi` does, by PCI address. The node is numbered by the driver and the CUDA library counts by
 speed: either can be another order. Reads /proc; starts nothing.
@@ -34,6 +34,14 @@ def leased_gpu(device: str, driver: Path = DRIVER, nodes: Path = Path("/dev")) -
     minor, name, model = _known(driver).get(index, (str(index), str(index), ""))
     wanted = (nodes / node for node in (f"nvidia{minor}", *_SHARED_NODES))
     return Gpu(tuple(str(node) for node in wanted if sys.platform == "linux" and node.exists()), name, model)
+
+
+def leased_devices(device: str) -> tuple[str, ...]:
+    """What a sandbox's policy names for it: the device nodes on Linux; a Mac's GPU has none and is there or not."""
+    if device == "mps":
+        return ("mps",) if sys.platform == "darwin" else ()
+    gpu = leased_gpu(device)
+    return gpu.nodes if gpu is not None else ()
 
 
 def _known(driver: Path) -> dict[int, tuple[str, str, str]]:

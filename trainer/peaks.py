@@ -39,3 +39,11 @@ def peak_flops(name: str) -> float | None:
         if wanted <= words and words & _VARIANTS <= wanted:
             return tflops * 1e12
     return None
+
+
+def mfu_percent(name: str, flops_per_token: float, tokens: int, seconds: float) -> float | None:
+    """The share of what that GPU can do at most that went into so many tokens; None where any of it is not known."""
+    peak = peak_flops(name)
+    if peak is None or not flops_per_token or not seconds:
+        return None
+    return 100 * flops_per_token * tokens / seconds / peak

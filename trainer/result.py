@@ -147,8 +147,3 @@ class TrialEnded(Exception):  # noqa: N818  (not an error: how a stage says that
         self.outcome = outcome
         self.reason = reason
         super().__init__(f"{outcome}: {reason}")
-
-
-def processes_allowed(device: str) -> int:
-    """A CPU trial needs one process; compilers of GPU kernels start workers, an assembler, a linker."""
-    return 1 if device == "cpu" else 256

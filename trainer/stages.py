@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import sandbox
 from trainer.agreement import Question, bits_per_byte, draw_probes, judge_trained
 from trainer.anatomy import Anatomy, read_anatomy
 from trainer.disturbance import GpuUse, Waiting, disturbance
@@ -27,16 +26,10 @@ from trainer.log import LogTail, anonymous
 from trainer.manifest import Manifest
 from trainer.pace import LivePace, ReplayedPace
 from trainer.packing import Packer, seeded_order
-from trainer.peaks import peak_flops
+from trainer.peaks import mfu_percent
+from trainer.permissions import policy_for
 from trainer.process import Child
-from trainer.result import (
-    Outcome,
-    TrialEnded,
-    TrialProgress,
-    TrialResult,
-    TrialSpec,
-    processes_allowed,
-)
+from trainer.result import Outcome, TrialEnded, TrialProgress, TrialResult, TrialSpec
 from trainer.source import source_problem
 from trainer.training import Trainer, orders_for
 from trainer.weights import Weights, seal_weights, take_weights
@@ -117,7 +110,7 @@ class Stages:
             fresh_bpb=self._fresh_bpb if outcome is Outcome.COMPLETED else None,
             tokens_served=self._feed.tokens_served,
             steps=self._feed.steps,
-            startup_s=self._startup_s(),
+            startup_s=self._trainer.startup_s if self._trainer is not None else 0.0,
             train_s=self._trainer.spent_s if self._trainer is not None else 0.0,
             exam_s=exam_s,
             wall_s=wall_s,
@@ -125,7 +118,7 @@ class Stages:
             weights_sha256=self._weights.sha256 if self._weights else None,
             loss_curve=self._feed.curve(),
             log_tail=anonymous(self._log.text(), self._folder),
-            cpu_share=self._cpu_share(),
+            cpu_share=self._trainer.cpu_share if self._trainer is not None else None,
             disturbed=self._disturbance(outcome),
             exam_margin=self._margin,
             parameters=self._anatomy.parameters,
@@ -149,14 +142,19 @@ class Stages:
             pace=pace,
         )
 
+    @property
+    def _by_processor(self) -> bool:
+        """Whether the budget is processor time."""
+        return self._spec.device == "cpu"
+
     def _budget_clock(self, child: Child) -> Callable[[], float]:
-        if self._spec.device != "cpu":
+        if not self._by_processor:
             return self._clock
         return lambda: child.processor_s() / self._spec.threads
 
     def _warmup_clock(self, child: Child) -> Callable[[], float]:
         """Runs with what training would take, as far as it can be told: NVIDIA's driver says who uses its GPU."""
-        if self._spec.device == "cpu":
+        if self._by_processor:
             return self._budget_clock(child)
         return lambda: 0.0 if self._gpu is None else self._gpu.used_s(child.pid, self._clock())
 
@@ -173,10 +171,11 @@ class Stages:
             self._feed,
             self._spec.limits,
             budget_s=self._spec.budget_s,
+            threads=self._spec.threads,
             clock=self._clock,
             budget_clock=self._budget_clock(child),
             warmup_clock=self._warmup_clock(child),
-            free_warmup_s=0.0 if self._spec.device == "cpu" else self._spec.limits.warmup_gpu_s,
+            free_warmup_s=0.0 if self._by_processor else self._spec.limits.warmup_gpu_s,
             on_wait=self._watch,
             stop=self._stop,
         )
@@ -300,60 +299,29 @@ class Stages:
         return Question(rows, self._manifest.tokenizer().byte_lengths())
 
     def _child(self, role: str, output: Path, file_bytes: int, *readable: Path) -> Child:
-        spec, limits = self._spec, self._spec.limits
+        spec = self._spec
         output.mkdir()
-        allowed_s = limits.startup_s + spec.budget_s + limits.grace_s + limits.exam_s
-        policy = sandbox.Policy(
-            read_paths=(*self._installation.read_paths, self._source.parent, *readable),
-            write_dir=output,
-            memory_bytes=limits.memory_bytes,
-            file_bytes=file_bytes,
-            processes=processes_allowed(spec.device),
-            cpu_s=int(allowed_s * max(spec.threads, 1 if spec.device == "cpu" else 16)) + 30,
-            gpu_devices=gpu.nodes if (gpu := leased_gpu(spec.device)) is not None else (),
-        )
         child = Child(
             role,
             self._installation,
-            policy,
+            policy_for(spec, (*self._installation.read_paths, self._source.parent, *readable), output, file_bytes),
             kind=spec.sandbox,
             threads=spec.threads,
             device=spec.device,
             log=self._log,
-            max_payload_bytes=4 * max(self._manifest.vocab_size, limits.batch_tokens),
+            max_payload_bytes=4 * max(self._manifest.vocab_size, spec.limits.batch_tokens),
         )
         self._children.append(child)
         return child
 
     def _orders(self, weights: Path, **more: object) -> Frame:
-        manifest = self._manifest
-        fields: dict[str, object] = {
-            "vocab_size": manifest.vocab_size,
-            "sequence_len": manifest.sequence_len,
-            "bos_id": manifest.bos_id,
-            "device": "cuda:0" if self._spec.device.startswith("cuda") else self._spec.device,  # it sees one GPU only
-            "threads": self._spec.threads,
-            "max_rows": self._spec.limits.batch_tokens // manifest.row_tokens,
-        }
-        return orders_for({**fields, **more}, self._source, weights)
-
-    def _startup_s(self) -> float:
-        if self._trainer is None:
-            return 0.0
-        return (self._trainer.ready_at or self._clock()) - self._trainer.launched_at
-
-    def _cpu_share(self) -> float | None:
-        trainer = self._trainer
-        if trainer is None or trainer.started_at is None or trainer.ended_at is None:
-            return None
-        return trainer.processor_s / (max(1e-9, trainer.ended_at - trainer.started_at) * self._spec.threads)
+        return orders_for(self._spec, self._manifest, self._source, weights, **more)
 
     def _mfu_percent(self) -> float | None:
         trainer, gpu = self._trainer, leased_gpu(self._spec.device)
-        peak = peak_flops(gpu.model) if gpu is not None else None
-        if trainer is None or not trainer.flops_per_token or not trainer.spent_s or peak is None:
+        if trainer is None or gpu is None:
             return None
-        return 100 * trainer.flops_per_token * self._feed.tokens_served / trainer.spent_s / peak
+        return mfu_percent(gpu.model, trainer.flops_per_token, self._feed.tokens_served, trainer.spent_s)
 
     def _disturbance(self, outcome: Outcome) -> str:
         own_s = sum(child.processor_s() for child in self._children)
@@ -366,6 +334,6 @@ class Stages:
             waiting,
             host,
             self._gpu.use() if self._gpu is not None else GpuUse(),
-            by_wall=self._spec.device != "cpu",
+            by_wall=not self._by_processor,
             late=outcome is Outcome.TIMED_OUT,
         )

@@ -11,9 +11,10 @@ from trainer.conversation import Conversation
 from trainer.errors import MachineError
 from trainer.feed import Feed
 from trainer.log import one_line
+from trainer.manifest import Manifest
 from trainer.pace import longest_overrun_s
 from trainer.process import Child
-from trainer.result import Outcome, TrialEnded, TrialLimits, TrialProgress
+from trainer.result import Outcome, TrialEnded, TrialLimits, TrialProgress, TrialSpec
 from trainer.wire import Frame
 
 _PROGRESS_EVERY_S = 0.2
@@ -41,6 +42,7 @@ class Trainer:
         limits: TrialLimits,
         *,
         budget_s: float,
+        threads: int,
         clock: Callable[[], float],
         budget_clock: Callable[[], float],
         warmup_clock: Callable[[], float],
@@ -68,9 +70,22 @@ class Trainer:
         self._on_wait = on_wait
         self._conversation = Conversation(child, clock=clock, stop=stop)
         self._first = Frame({})
+        self._threads = threads
         self._progress_at = 0.0
         self._processor_at_start_s = 0.0
         self._waited_at_start_s = 0.0
+
+    @property
+    def startup_s(self) -> float:
+        """From the launch until the first batch was asked for."""
+        return (self.ready_at or self._clock()) - self.launched_at
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Processor time of the child while training / (wall time x threads); None while it has not trained."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return self.processor_s / (max(1e-9, self.ended_at - self.started_at) * self._threads)
 
     def warm_up(self, orders: Frame) -> None:
         """Give the orders and wait until the child asks for its first batch.
@@ -199,6 +214,16 @@ def _flops(said: object) -> float:
     return said if isinstance(said, float) and 0.0 < said < _MOST_FLOPS else 0.0
 
 
-def orders_for(fields: dict[str, object], source: Path, weights: Path) -> Frame:
-    """The first frame any child is sent."""
-    return Frame({"kind": "orders", "source": str(source), "weights": str(weights), **fields})
+def orders_for(spec: TrialSpec, manifest: Manifest, source: Path, weights: Path, **more: object) -> Frame:
+    """The first frame any child is sent; `more` is for the one that trains."""
+    fields: dict[str, object] = {
+        "source": str(source),
+        "weights": str(weights),
+        "vocab_size": manifest.vocab_size,
+        "sequence_len": manifest.sequence_len,
+        "bos_id": manifest.bos_id,
+        "device": "cuda:0" if spec.device.startswith("cuda") else spec.device,  # it sees one GPU only
+        "threads": spec.threads,
+        "max_rows": spec.limits.batch_tokens // manifest.row_tokens,
+    }
+    return Frame({"kind": "orders", **fields, **more})

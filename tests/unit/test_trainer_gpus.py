@@ -1,9 +1,14 @@
 """A lease names one GPU: its node and its name, however the driver and the CUDA library count."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from trainer.gpus import Gpu, leased_gpu
-from trainer.peaks import peak_flops
+from trainer.gpus import Gpu, leased_devices, leased_gpu
+from trainer.peaks import mfu_percent, peak_flops
+from trainer.permissions import policy_for
+from trainer.result import TrialSpec
+from trainer.sandbox.macos import profile
 
 INFORMATION = """Model: \t\t NVIDIA GeForce RTX 3060
 IRQ:   \t\t 0
@@ -57,6 +62,27 @@ def test_a_driver_that_says_nothing_is_taken_by_numbers(machine, tmp_path, text)
 def test_no_gpu_is_given_to_other_devices(machine):
     assert leased_gpu("cpu", *machine) is None
     assert leased_gpu("mps", *machine) is None
+
+
+@pytest.mark.parametrize(("device", "reached"), [("mps", True), ("cpu", False)])
+def test_a_macs_trial_reaches_its_gpu_where_it_is_asked_for(device, reached, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.gpus.sys", SimpleNamespace(platform="darwin"))
+    spec = TrialSpec(b"", seed=0, budget_s=12.0, data_dir=tmp_path, work_dir=tmp_path, device=device)
+    policy = policy_for(spec, (), tmp_path, 1)
+    assert ("iokit-open" in profile(policy)) is reached
+    assert policy.processes == (256 if reached else 1)
+
+
+def test_a_macs_gpu_is_not_looked_for_elsewhere(monkeypatch):
+    monkeypatch.setattr("trainer.gpus.sys", SimpleNamespace(platform="linux"))
+    assert leased_devices("mps") == leased_devices("cpu") == ()
+
+
+def test_the_use_of_a_gpu_is_told_where_everything_is_known():
+    assert mfu_percent("NVIDIA A100-SXM4-80GB", 1e9, 156_000, 1.0) == pytest.approx(50.0)
+    assert mfu_percent("NVIDIA GeForce RTX 3060", 1e9, 1000, 1.0) is None
+    assert mfu_percent("NVIDIA A100-SXM4-80GB", 0.0, 1000, 1.0) is None
+    assert mfu_percent("NVIDIA A100-SXM4-80GB", 1e9, 1000, 0.0) is None
 
 
 @pytest.mark.parametrize(

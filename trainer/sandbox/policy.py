@@ -24,7 +24,8 @@ class Policy:
     file_bytes: bound on any one file; all of write_dir together is bounded by twice this.
     processes: how many processes it may have at once. 1 forbids starting any; compilers need more.
     cpu_s: processor time of all its processes together.
-    gpu_devices: device nodes of the leased GPU, such as /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm.
+    gpu_devices: device nodes of the leased GPU, such as /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm. On macOS,
+        where a GPU has no node, any name allows it.
     """
 
     read_paths: tuple[Path, ...]

@@ -258,6 +258,7 @@ class Stages:
             )
             claims = examiner.claims(first, orders)
             first.end()
+            remove_tree(self._folder / "exam-a")  # a name or a size in it can be asked for where reading is forbidden
             trained = 0.0
             if self._interview is not None:
                 asked, said = self._interview

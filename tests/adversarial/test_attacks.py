@@ -1,9 +1,9 @@
 """Every attack in `attacks/`, run for real: it ends as its file says, gains nothing, and leaves no trace.
 
 A file's head says how it must end: `outcome`, part of the `reason` (or one of several, where the exam may notice in
-more ways than one), `limits` other than the usual ones, `run: long` for those that `make test-full` runs, `brings:
-text` where the source holds some, and `unprotected`: what the same attack reaches where there is no sandbox, so that an
-attack that has lost its teeth is noticed.
+more ways than one), `limits` other than the usual ones, `run: long` for those that `make test-full` runs, `sandbox:
+landlock` where it needs one without namespaces, `brings: text` where the source holds some, and `unprotected`: what the
+same attack reaches where there is no sandbox, so that an attack that has lost its teeth is noticed.
 """
 
 import base64
@@ -131,7 +131,7 @@ def living(folder: Path) -> list[str]:
 
 def patient(bench: Bench) -> Bench:
     """On a busy machine a second of processor time takes many: that is no fault of an attack."""
-    bench.limits = replace(bench.limits, stretch=90.0)
+    bench.limits = replace(bench.limits, startup_s=600, exam_s=600, stretch=90.0)
     return bench
 
 
@@ -195,7 +195,7 @@ def cases() -> list[object]:
     for path in ATTACKS:
         attack = Attack.read(path)
         long = [pytest.mark.full] if attack.head.get("run") == "long" else []
-        found.append(pytest.param(attack, "auto", id=path.stem, marks=long))
+        found.append(pytest.param(attack, attack.head.get("sandbox", "auto"), id=path.stem, marks=long))
         if attack.head["reason"] == NOTHING_REACHED:  # where namespaces are forbidden
             found.append(pytest.param(attack, "landlock", id=f"{path.stem}-landlock", marks=[pytest.mark.full]))
     return found

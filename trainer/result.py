@@ -29,7 +29,8 @@ class TrialLimits:
         nothing is for nothing.
     grace_s: after the budget, until the parent stops waiting for the weights.
     overtime_s: of that, what hand-over may really take after the last step, beside the time to write the weights at
-        `save_bytes_per_s`. What a last step may take is `pace.longest_overrun_s`.
+        `save_bytes_per_s`: `saving_s` at most, `saving_gpu_s` on a GPU, or 0.5 % of the budget where that is more.
+        What a last step may take is `pace.longest_overrun_s`.
     stretch: how many times its budget a trial may last by the wall, where the budget is processor time.
     exam_s: for each of the two exam children, from its orders to its last answer.
     exam_probes: secret positions at which the second child checks the first.
@@ -42,6 +43,8 @@ class TrialLimits:
     grace_s: float = 10.0
     overtime_s: float = 0.15
     save_bytes_per_s: float = 500e6
+    saving_s: float = 0.1
+    saving_gpu_s: float = 1.5
     stretch: float = 6.0
     exam_s: float = 60.0
     exam_probes: int = 1280

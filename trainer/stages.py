@@ -176,6 +176,7 @@ class Stages:
             budget_clock=self._budget_clock(child),
             warmup_clock=self._warmup_clock(child),
             free_warmup_s=0.0 if self._by_processor else self._spec.limits.warmup_gpu_s,
+            longest_saving_s=self._spec.limits.saving_s if self._by_processor else self._spec.limits.saving_gpu_s,
             on_wait=self._watch,
             stop=self._stop,
         )

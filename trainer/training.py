@@ -22,6 +22,8 @@ _SHORTEST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 1.0
 _MOST_BYTES = 1 << 50
 _MOST_FLOPS = 1e15  # of one token
+# What writing weights may take of the budget. A file of any size can be written in no time, being empty.
+_SAVING_SHARE = 0.005
 
 
 class Trainer:
@@ -47,6 +49,7 @@ class Trainer:
         budget_clock: Callable[[], float],
         warmup_clock: Callable[[], float],
         free_warmup_s: float,
+        longest_saving_s: float,
         on_wait: Callable[[], None],
         stop: threading.Event,
     ) -> None:
@@ -67,6 +70,7 @@ class Trainer:
         self._budget_clock = budget_clock
         self._warmup_clock = warmup_clock
         self._free_warmup_s = free_warmup_s
+        self._longest_saving_s = max(longest_saving_s, _SAVING_SHARE * budget_s)
         self._on_wait = on_wait
         self._conversation = Conversation(child, clock=clock, stop=stop)
         self._first = Frame({})
@@ -135,14 +139,14 @@ class Trainer:
         Raises:
             TrialEnded: it did.
         """
-        saving_s = self._limits.overtime_s + weights_bytes / self._limits.save_bytes_per_s
-        allowed_s = longest_overrun_s(self._budget_s) + saving_s
+        saving_s = min(self._longest_saving_s, weights_bytes / self._limits.save_bytes_per_s)
+        allowed_s = longest_overrun_s(self._budget_s) + self._limits.overtime_s + saving_s
         over_s = self.spent_s - self._budget_s
         if over_s > allowed_s:
             raise TrialEnded(
                 Outcome.TIMED_OUT,
-                f"worked on for {over_s:.2f} s after its budget was spent, {allowed_s:.2f} s is allowed: "
-                "return the model as soon as session.batches() ends",
+                f"worked on for {over_s:.2f} s after its budget was spent, {allowed_s:.2f} s is allowed: return the "
+                f"model as soon as session.batches() ends, and make it small ({weights_bytes / 1e6:.0f} MB)",
             )
 
     def _next(self) -> Frame:

@@ -67,7 +67,8 @@ def draw_probes(scored: np.ndarray, count: int, chance: np.random.Generator) -> 
     """About `count` of the scored positions, (n, T) bool, spread evenly over the rows, in rounds.
 
     A round has at most one position of a row, and a later round only later ones: were it otherwise, one question would
-    show what another asks. Every row gets as many, so that a lie about one whole row is met for certain.
+    show what another asks. Every row gets as many, or one more: where there are no more rows than positions, a lie
+    about one whole row is met for certain.
     """
     wanted = np.full(len(scored), count // len(scored))
     wanted[chance.permutation(len(scored))[: count % len(scored)]] += 1

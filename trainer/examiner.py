@@ -64,8 +64,11 @@ class Examiner:
         tokens_trained: int,
         budget_s: float,
         budget_clock: Callable[[], float],
+        began_at: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Which rows the child that trained was asked about, and the losses it says its model has: (n,), (n, T).
+
+        began_at: since when what it computes counts as part of the answer, by `budget_clock`.
 
         Raises:
             TrialEnded: it failed or came late.
@@ -73,9 +76,8 @@ class Examiner:
         row_tokens = self._question.rows.shape[1] - 1
         affordable = int(INTERVIEW_SHARE * tokens_trained) // row_tokens
         rows = chance.permutation(len(self._question.rows))[: max(1, min(self._at_once, affordable))]
-        began_s = budget_clock()
         said = self._said_after_training(child, rows)
-        took_s = budget_clock() - began_s
+        took_s = budget_clock() - began_at
         allowed_s = self._once_s + interview_share(len(rows) * row_tokens, tokens_trained) * budget_s
         if took_s > allowed_s:
             raise TrialEnded(

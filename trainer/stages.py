@@ -218,14 +218,20 @@ class Stages:
             self._gpu.sample(self._clock())
 
     def _hear_trained(self, child: Child, written: Path, examiner: Examiner) -> None:
-        """Fix the weights, then ask the model that was trained what it loses on rows it could not foresee."""
+        """Fix the weights, then ask the model that was trained what it loses on rows it could not foresee.
+
+        What the child computes while its file is read counts as part of its answer, where that can be told.
+        """
+        budget_clock = self._budget_clock(child)
+        heard_at = budget_clock()
         self._sealed = seal_weights(written, self._spec.limits.weights_bytes)
         self._interview = examiner.interview(
             child,
             self._chance(),
             tokens_trained=self._feed.tokens_served,
             budget_s=self._spec.budget_s,
-            budget_clock=self._budget_clock(child),
+            budget_clock=budget_clock,
+            began_at=heard_at if self._by_processor else budget_clock(),
         )
 
     def take(self, written: Path) -> None:

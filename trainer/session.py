@@ -146,8 +146,14 @@ class Session:
 def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Write the model's weights as one safetensors file that appears whole or not at all."""
     original = getattr(model, "_orig_mod", model)  # torch.compile wraps the module it is given
-    # A clone each: tied weights share memory, which the format refuses.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in original.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in original.state_dict().items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        # Tied weights share memory, which the format refuses; a copy of everything would take half of the time.
+        tensors[name] = plain.clone() if place in places else plain
+        places.add(place)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
     partial.replace(path)

@@ -88,7 +88,8 @@ def _be_first(settings: dict, report: int, go: int, telling: int) -> None:  # ty
     """Be the namespace's first process: start the candidate, collect the dead, end with the candidate."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
-        os.write(report, b"own root\n" if root.replace(settings["shown"]) else b"\n")
+        has_own_root = root.replace(settings["shown"], settings["write_dir"])
+        os.write(report, b"own root\n" if has_own_root else b"\n")
         candidate = _fork_candidate(settings, report, go)
         confine.close_all_but({telling})
         while True:

@@ -1,7 +1,9 @@
 """A root folder that holds only what the candidate may reach, where the kernel allows a mount namespace.
 
 Landlock stops reading and writing but not `stat`: without this a candidate could still ask whether a file of a guessed
-name exists. Everything keeps its path, links stay links. Leaves out rights: those are Landlock's, here as elsewhere.
+name exists. Everything keeps its path, links stay links. What is not to be written is mounted so: then the kernel notes
+no time of reading either, by which one candidate could tell the next what it saw. Leaves out rights: those are
+Landlock's, here as elsewhere.
 """
 
 import os
@@ -11,15 +13,17 @@ from trainer.sandbox.syscalls import ARCHITECTURES
 
 _NEW_MOUNTS = 0x00020000
 _BIND, _RECURSIVE, _PRIVATE = 4096, 16384, 1 << 18
-_NO_SUID, _NO_DEVICES, _READ_ONLY, _REMOUNT, _DETACH = 2, 4, 1, 32, 2
+_NO_SUID, _NO_DEVICES, _NO_EXEC, _READ_ONLY, _REMOUNT, _DETACH = 2, 4, 8, 1, 32, 2
 # The new root is host memory: room for the names of a few hundred mount points and no more.
 _SIZE = "size=1m,nr_inodes=4096,mode=755"
 _STEP = "/proc"  # a folder every system has, to mount the new root over for a moment
 _LINKS_MAX = 40
 
 
-def replace(paths: list[str]) -> bool:
+def replace(paths: list[str], writable: str) -> bool:
     """Make `paths` and /proc all there is for this process and its children; whether that was allowed.
+
+    writable: the one folder, of those, that is written.
 
     Changes nothing that is seen if not.
     """
@@ -32,7 +36,7 @@ def replace(paths: list[str]) -> bool:
         return False
     try:
         _step_over()
-        _fill(links, binds)
+        _fill(links, binds, writable)
     except OSError:
         _step_back()
         return False
@@ -92,7 +96,7 @@ def _step_back() -> None:
     kernel.umount(_STEP, _DETACH)
 
 
-def _fill(links: dict[str, str], binds: list[str]) -> None:
+def _fill(links: dict[str, str], binds: list[str], writable: str) -> None:
     for path in binds:
         source, target = f"/old{path}", f"/new{path}"
         if os.path.isdir(source):
@@ -101,9 +105,20 @@ def _fill(links: dict[str, str], binds: list[str]) -> None:
             _make_parent(target)
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
         kernel.mount(source, target, None, _BIND | _RECURSIVE)
+        if not path.startswith(("/dev/", "/proc")) and not f"{writable}/".startswith(f"{path}/"):
+            _make_read_only(target)
     for link, to in links.items():
         _make_parent(f"/new{link}")
         os.symlink(to, f"/new{link}")
+
+
+def _make_read_only(target: str) -> None:
+    """As far as that is allowed: Landlock forbids writing anyway."""
+    kept = os.statvfs(target).f_flag & (_NO_SUID | _NO_DEVICES | _NO_EXEC)  # which may not be taken off
+    try:
+        kernel.mount(None, target, None, _BIND | _REMOUNT | _READ_ONLY | kept)
+    except OSError:
+        pass
 
 
 def _settle() -> None:

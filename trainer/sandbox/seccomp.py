@@ -10,6 +10,8 @@ Beyond the plain list:
   what makes one `kill` reach them all at once (see `supervisor.py`). Worker pools call `setsid` and carry on.
 - `chmod` likewise: Landlock does not mediate it, so it could spoil files outside, while tools that use it on their own
   output do not depend on it. `utime`, `chown` and extended attributes are not mediated either, and fail.
+- `flock` likewise: a lock on a library that two candidates read is a message from one to the other. Caches that lock
+  their own files are used by one candidate alone, and rename what they finished into its place.
 - What tells or settles which pages of a file are in memory is refused or pretended: `mincore`, `fadvise64`,
   `readahead`, reads that do not wait, advice to drop pages. One candidate could leave a message for the next in the
   libraries that both read. What a slow read still tells is said in docs/decisions/exam.md.
@@ -33,7 +35,7 @@ read write open openat close stat fstat lstat newfstatat statx poll ppoll lseek 
 rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pread64 pwrite64 readv writev preadv
 pwritev access faccessat faccessat2 pipe pipe2 select pselect6 sched_yield mremap msync
 dup dup2 dup3 pause nanosleep clock_nanosleep getitimer setitimer alarm getpid gettid getppid sendfile exit exit_group
-wait4 waitid uname flock fsync fdatasync ftruncate fallocate getdents64 getdents getcwd chdir fchdir
+wait4 waitid uname fsync fdatasync ftruncate fallocate getdents64 getdents getcwd chdir fchdir
 rename renameat renameat2 mkdir mkdirat rmdir creat unlink unlinkat link linkat readlink readlinkat umask gettimeofday
 time times getrlimit setrlimit getrusage sysinfo getuid getgid geteuid getegid getresuid getresgid getgroups getpgrp
 getpgid getsid capget statfs fstatfs sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min
@@ -44,7 +46,7 @@ timer_settime timer_gettime timer_getoverrun timer_delete clock_gettime clock_ge
 copy_file_range membarrier rseq getcpu execve get_mempolicy set_mempolicy mbind pkey_alloc pkey_free pkey_mprotect
 close_range map_shadow_stack
 """.split()  # noqa: SIM905 - as above
-_PRETENDED = "setsid setpgid chmod fchmod fchmodat fchmodat2 fadvise64 readahead".split()  # noqa: SIM905 - as above
+_PRETENDED = "setsid setpgid chmod fchmod fchmodat fchmodat2 fadvise64 readahead flock".split()  # noqa: SIM905 - as above
 # Named only so that the error reads "not permitted" rather than "not implemented".
 _FORBIDDEN = """
 socket connect bind ptrace process_vm_readv process_vm_writev rt_sigqueueinfo rt_tgsigqueueinfo tkill pidfd_send_signal

@@ -1,5 +1,6 @@
 """Hostile programs run for real: each tries to reach something outside and must find nothing there."""
 
+import fcntl
 import os
 import platform
 import signal
@@ -214,6 +215,30 @@ call("process_madvise", 440, 0, None, 0, 21, 0)
 assert os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED) is None  # pretended
 """
     assert reached(sandbox, program) == ""
+
+
+def test_a_lock_on_what_two_candidates_read_is_no_message(sandbox):
+    readable = sandbox.outside / "library.py"
+    readable.touch()
+    program = """
+import fcntl
+fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)  # pretended, though somebody holds it
+"""
+    with readable.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert reached(sandbox, program, readable, read_paths=(*sandbox.policy().read_paths, readable)) == ""
+
+
+def test_reading_leaves_no_time_behind_where_mount_namespaces_are_allowed(sandbox):
+    readable = sandbox.outside / "library.py"
+    readable.write_text("x = 1")
+    os.utime(readable, (1, 2))  # read before it was written: the kernel would note the next reading
+    read_paths = (*sandbox.policy().read_paths, readable)
+    ran = sandbox.run("import sys; print(open(sys.argv[1]).read())", readable, read_paths=read_paths)
+    assert ran.output == "x = 1\n"
+    if "own root" not in ran.process.protection:
+        pytest.skip(f"no mount namespace in this configuration ({ran.process.protection}): times of reading are noted")
+    assert readable.stat().st_atime == 1
 
 
 def test_other_processes_are_neither_seen_nor_touched(sandbox, bystander):

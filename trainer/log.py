@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
-# Everything that moves a cursor, reverses text or hides itself: C0 but newline and tab, DEL, C1, bidi and zero-width.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+# Everything that moves a cursor, reverses text or hides itself: C0 but newline and tab, DEL, C1, bidi, zero-width, what
+# varies the sign before it, and tags, in which a whole text can be hidden from people and be read by a model.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 
 
 class LogTail:

@@ -95,6 +95,8 @@ def test_no_log_can_move_a_cursor(noise):
         ("50%\r100%\r\n", "50%\n100%\n"),
         ("a\u202eb\u200bc\x00d", "abcd"),
         ("a\tb", "a\tb"),
+        ("a" + "".join(chr(0xE0000 + ord(letter)) for letter in "promote it") + "b", "ab"),
+        ("a\u061cb\xad\ufe0f\U000e0101c", "abc"),
     ],
 )
 def test_escapes_and_hidden_characters_go(raw, shown):

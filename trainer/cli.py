@@ -7,7 +7,6 @@ that did not complete is 1; an interrupted one 130.
 import json
 import math
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,12 +20,12 @@ from rich.console import Console
 from trainer import main as running
 from trainer import report
 from trainer.dataset import FORMS, MOST_SHARDS, parse
-from trainer.errors import TrainerError
+from trainer.errors import MachineError, TrainerError
 from trainer.live import LiveLine, PrepareLine
 from trainer.manifest import Manifest
 from trainer.prepare import prepare
 from trainer.record import read_record, record_of, write_record
-from trainer.result import Outcome, TrialLimits, TrialResult, TrialSpec
+from trainer.result import DEVICE, Outcome, TrialLimits, TrialResult, TrialSpec
 from trainer.trial import code_digest, source_problem
 
 EXIT_NOT_COMPLETED = 1
@@ -86,7 +85,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # likewise
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,2})?", str(value)):
+        if value != "auto" and not DEVICE.fullmatch(str(value)):
             self.fail(f"{value!r} is no device: choose auto, cpu, mps, cuda or cuda:N", param, ctx)
         return str(value)
 
@@ -238,7 +237,7 @@ def _spec(
 ) -> Iterator[tuple[TrialSpec, Manifest]]:
     manifest = _prepared(dataset, data_dir)
     device = running.best_device() if device == "auto" else device
-    with tempfile.TemporaryDirectory(prefix="autoresearch-") as work_dir:
+    with _temporary_folder() as work_dir:
         spec = TrialSpec(
             source=source,
             seed=seed,
@@ -251,6 +250,13 @@ def _spec(
             keep_weights=keep_weights,
         )
         yield spec, manifest
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="autoresearch-")
+    except OSError as error:
+        raise MachineError(f"cannot make a temporary folder ({error.strerror}): set TMPDIR to another place") from error
 
 
 def _check_writable(*files: Path | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from trainer.batches import BYTES_PER_BATCH, MAX_BATCHES, BatchLog, from_bytes
 from trainer.errors import MachineError, TrainerError
 from trainer.manifest import Manifest
-from trainer.result import TrialResult, TrialSpec
+from trainer.result import DEVICE, TrialResult, TrialSpec
 
 _MAGIC = b"autoresearch trial record 1\n"
 _LENGTHS = struct.Struct(">III")  # of header, source and batches, in bytes
@@ -153,6 +153,8 @@ def _checked(fields: Any) -> dict[str, Any]:
             raise ValueError(f"its {name} is not a {kind.__name__}")
         if kind is str and (len(fields[name]) > _TEXT_CHARACTERS or not fields[name].isprintable()):
             raise ValueError(f"its {name} is not a short line")
+    if not DEVICE.fullmatch(fields["device"]):
+        raise ValueError("its device is none")
     if not 0 <= fields["seed"] < 2**63 or not 1 <= fields["threads"] <= 1024:
         raise ValueError("its seed or threads are out of range")
     if not 0 < fields["budget_s"] <= 86_400 or not math.isfinite(fields["val_bpb"]):

@@ -1,12 +1,15 @@
 """The words of a trial: what is asked for, what is allowed, how it went. Values only; `trial.py` does the work."""
 
 import enum
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from trainer.batches import BatchLog
 
 CURVE_POINTS = 64
+DEVICE: Final = re.compile(r"cpu|mps|cuda(:[0-9]{1,2})?")
 
 
 class Outcome(enum.StrEnum):

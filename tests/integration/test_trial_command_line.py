@@ -263,6 +263,14 @@ def test_a_full_disk_is_one_line(source, tiny, capsys, monkeypatch):
     )
 
 
+def test_no_place_for_temporary_files_is_one_line(source, tiny, capsys, monkeypatch):
+    def full(**_options: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    assert "set TMPDIR to another place" in refused(capsys, "run", source, "--data-dir", tiny)
+
+
 def test_a_folder_that_cannot_hold_data_is_one_line(source, capsys):
     assert refused(capsys, "run", source, "--data-dir", source).startswith("error: cannot write")
 

@@ -113,6 +113,7 @@ def forged(**changes: object) -> bytes:
         {"budget_s": float("nan")},
         {"val_bpb": float("inf")},
         {"device": "cpu\x1b[2J"},
+        {"device": "cuda:x"},
         {"dataset": "x" * 1000},
         {"more": 1},
     ],

@@ -2,7 +2,7 @@
 
 The package ships the validation text, and it may be installed in the same site-packages as torch. So the child does
 not get site-packages: it gets a folder of links to everything in it and in the standard library but this project's
-own packages, of which it gets the five modules it runs. What enforces that is `sandbox/`; what runs there is
+own packages, of which it gets the four modules it runs. What enforces that is `sandbox/`; what runs there is
 `child.py`.
 """
 
@@ -16,11 +16,12 @@ from trainer.errors import MachineError
 from trainer.gpus import leased_gpu
 
 PACKAGE = Path(__file__).resolve().parent
-CHILD_MODULES = ("__init__.py", "child.py", "errors.py", "session.py", "wire.py")
+CHILD_MODULES = ("__init__.py", "child.py", "session.py", "wire.py")
 _MAX_LINKS = 40
 _OWN_PREFIXES = ("trainer", "coordinator", "volunteer", "autoresearch", "__editable__", "__pycache__")
-_SYSTEM_PATHS = (  # shared libraries, compilers for GPU kernels, time zones
-    *("/lib", "/lib32", "/lib64", "/bin", "/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec"),
+_SYSTEM_PATHS = (  # shared libraries, compilers for GPU kernels (which ask /sbin/ldconfig for the driver), time zones
+    *("/lib", "/lib32", "/lib64", "/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/libexec"),
+    *("/usr/lib", "/usr/lib32", "/usr/lib64"),
     *("/usr/include", "/usr/share/zoneinfo", "/usr/local/lib", "/usr/local/cuda", "/opt/cuda", "/opt/rocm"),
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
     *("/nix/store", "/gnu/store", "/run/opengl-driver", "/System/Library", "/usr/share/locale"),
@@ -76,6 +77,7 @@ def environment(installation: Installation, home: Path, *, threads: int, device:
         "XDG_CACHE_HOME": str(home / "cache"),
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "inductor"),
         "TRITON_CACHE_DIR": str(home / "cache" / "triton"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # its pool of processes needs semaphores: files in /dev/shm
         "PYTHONPATH": installation.import_path,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",  # a replay iterates over sets in the same order

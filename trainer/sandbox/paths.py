@@ -13,9 +13,10 @@ _OF_PREFIX = (
     *("Frameworks", "Python", "Resources"),  # a framework build on macOS
 )
 _SYSTEM = (
-    *(f"/usr/{name}" for name in ("bin", "lib", "lib32", "lib64", "libexec", "include", "share/zoneinfo")),
+    *(f"/usr/{name}" for name in ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "include", "share/zoneinfo")),
     *(f"/usr/local/{name}" for name in ("bin", "lib", "lib64", "include", "cuda", "nvidia")),
-    *("/bin", "/lib", "/lib32", "/lib64", "/opt/rocm", "/opt/cuda", "/nix/store", "/gnu/store", "/run/opengl-driver"),
+    *("/bin", "/sbin", "/lib", "/lib32", "/lib64"),
+    *("/opt/rocm", "/opt/cuda", "/nix/store", "/gnu/store", "/run/opengl-driver"),
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
 )
 

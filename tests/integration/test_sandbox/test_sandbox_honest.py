@@ -1,6 +1,7 @@
 """Honest training works in the sandbox as outside it."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,22 @@ def test_only_the_leased_devices_are_there(sandbox):
         assert ran.output.split() == ["/dev/null", "/dev/zero", "/dev/urandom", *devices]
     os.close(ours)
     os.close(theirs)
+
+
+def test_compilers_of_gpu_kernels_find_the_driver(sandbox):
+    """Triton asks this program, by this path."""
+    if not Path("/sbin/ldconfig").exists():
+        pytest.skip("this system has no /sbin/ldconfig")
+    program = (
+        "import subprocess; print(subprocess.run(['/sbin/ldconfig', '-p'], stdout=subprocess.PIPE).stdout.decode())"
+    )
+    assert " => " in sandbox.run(program, processes=4).output
+
+
+def test_a_pool_of_processes_has_no_semaphores(sandbox):
+    """Why a trial's environment has torch compile in its own process."""
+    ran = sandbox.run("import multiprocessing; multiprocessing.Lock()", processes=4)
+    assert (ran.status, "Error: [Errno" in ran.output) == (1, True)
 
 
 @pytest.mark.full

@@ -24,10 +24,18 @@ _NAME_CHARACTERS = 40
 class WatchedGpu:
     """One GPU, watched. `nvml` is the module `pynvml`, or one that answers as it does."""
 
-    def __init__(self, index: int, *, processes_of: Callable[[int], Collection[int]], nvml: ModuleType | Any) -> None:
-        """`processes_of(pid)` are that process and all that come of it."""
+    def __init__(
+        self,
+        index: int,
+        *,
+        processes_of: Callable[[int], Collection[int]],
+        is_here: Callable[[int], bool],
+        nvml: ModuleType | Any,
+    ) -> None:
+        """`processes_of(pid)` are that process and all that come of it; `is_here(pid)` whether there is such a one."""
         self._nvml = nvml
         self._processes_of = processes_of
+        self._is_here = is_here
         self._followed: int | None = None
         self._followed_s = 0.0
         self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -93,8 +101,13 @@ class WatchedGpu:
         return {sample.pid: sample.smUtil for sample in samples if sample.smUtil}
 
     def _others_of(self, busy: dict[int, int]) -> float:
-        """The share of the GPU's time that processes had which do not come of this one."""
+        """The share of the GPU's time that processes had which do not come of this one.
+
+        In a container that numbers its processes itself the driver speaks of outside, where nobody is known, and the
+        trial's own work has a number that is not here.
+        """
         others = busy.keys() - self._processes_of(os.getpid()) if busy else set()
+        others = {pid for pid in others if self._is_here(pid)}
         for pid in others:
             self._programs.setdefault(pid, self._name(pid))
         return float(min(1.0, sum(busy[pid] for pid in others) / 100))
@@ -124,9 +137,14 @@ def watch_gpu(device: str) -> WatchedGpu | None:
         return None
     try:
         nvml.nvmlInit()
-        return WatchedGpu(int(device.partition(":")[2] or 0), processes_of=descendants, nvml=nvml)
+        index = int(device.partition(":")[2] or 0)
+        return WatchedGpu(index, processes_of=descendants, is_here=_is_here, nvml=nvml)
     except nvml.NVMLError:
         return None
+
+
+def _is_here(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def descendants(root: int) -> set[int]:

@@ -167,10 +167,21 @@ class Nvml:
         return SimpleNamespace(free=6 << 30, total=8 << 30)
 
 
+def watched(nvml, processes_of, is_here=lambda _pid: True):
+    return WatchedGpu(0, processes_of=processes_of, is_here=is_here, nvml=nvml)
+
+
+def test_in_a_container_the_drivers_numbers_of_processes_are_nobodys():
+    """They are of outside: the trial's own work would count as another's, and each trial as disturbed."""
+    gpu = watched(Nvml([[(41_005, 97, 100)]], [0]), lambda _pid: {5}, lambda pid: pid == 5)
+    gpu.sample(1.0)
+    assert gpu.use() == GpuUse()
+
+
 def test_samples_are_averaged_and_the_own_processes_left_out():
     looks = [[(5, 97, 100), (7, 20, 90)], [], [(5, 99, 300), (7, 40, 290), (9, 0, 310)], [(9, 60, 400)]]
     nvml = Nvml(looks, [0x4, 0x4 | 0x20, 0x40, 0x80])
-    gpu = WatchedGpu(0, processes_of=lambda _pid: {5}, nvml=nvml)
+    gpu = watched(nvml, lambda _pid: {5})
     for look in range(8):  # every second look comes too soon
         gpu.sample(look * EVERY_S / 2)
     use = gpu.use()
@@ -183,7 +194,7 @@ def test_samples_are_averaged_and_the_own_processes_left_out():
 
 def test_what_one_trial_uses_of_the_gpu_is_counted_before_its_training_and_apart_from_the_averages():
     looks = [[(5, 50, 100), (6, 30, 100)], [(5, 100, 300), (6, 100, 300), (7, 80, 300)], [], [(5, 10, 500)]]
-    gpu = WatchedGpu(0, processes_of=lambda pid: {5} if pid == 5 else {5, 6, 7}, nvml=Nvml(looks, [0x20, 0, 0, 0]))
+    gpu = watched(Nvml(looks, [0x20, 0, 0, 0]), lambda pid: {5} if pid == 5 else {5, 6, 7})
     assert gpu.used_s(5, 10.0) == 0.0
     gpu.sample(14.0)
     assert gpu.used_s(5, 14.1) == pytest.approx(4.0)
@@ -195,7 +206,7 @@ def test_what_one_trial_uses_of_the_gpu_is_counted_before_its_training_and_apart
 
 
 def test_a_card_that_tells_nothing_disturbs_nothing():
-    gpu = WatchedGpu(0, processes_of=lambda _pid: set(), nvml=Nvml([[]], [0]))
+    gpu = watched(Nvml([[]], [0]), lambda _pid: set())
     assert gpu.use() == GpuUse()
     gpu.sample(1.0)
     assert gpu.use() == GpuUse()

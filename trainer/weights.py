@@ -23,9 +23,11 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 16
 _CHUNK_BYTES = 1 << 20
-_ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2,
-    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+# All that torch's side of the format writes: a table of rotations is often complex.
+_ITEM_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16,
+    "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8, "F4": 4,
 }  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def _layout_problem(tensors: Mapping[str, Any], data_bytes: int) -> str:
         shape = tensor["shape"]
         if len(shape) > MAX_DIMENSIONS or not all(_is_size(size) for size in (begin, end, *shape)):
             return f"tensor {name[:80]!r} has a strange shape"
-        if begin != at or end - begin != prod(shape) * _ITEM_BYTES[tensor["dtype"]]:
+        if begin != at or 8 * (end - begin) != prod(shape) * _ITEM_BITS[tensor["dtype"]]:
             return f"tensor {name[:80]!r} is not where it should be"
         at = end
     return "" if at == data_bytes else f"{data_bytes - at} bytes belong to no tensor"

@@ -51,6 +51,7 @@ UNTIDY = """
 TIED = (
     TABLE
     + "        self.again = self.table\n        self.register_buffer('unused', torch.arange(3), persistent=False)\n"
+    + "        self.register_buffer('rotations', torch.polar(torch.ones(3), torch.arange(3.0)))\n"
 )
 
 

@@ -41,6 +41,24 @@ def test_sound_weights_are_copied_and_named_by_their_digest(tmp_path):
     assert taken.size_bytes == path.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("C64", [2]),
+        ("F64", [2]),
+        ("BF16", [2, 4]),
+        ("F8_E4M3FNUZ", [16]),
+        ("F8_E8M0", [4, 4]),
+        ("F4", [32]),
+        ("I8", [16]),
+    ],
+)
+def test_every_kind_of_number_that_torch_writes_is_taken(tmp_path, dtype, shape):
+    path = tmp_path / "weights"
+    path.write_bytes(header(a={"dtype": dtype, "shape": shape, "data_offsets": [0, 16]}) + bytes(16))
+    assert take_weights(path, tmp_path / "copy", LIMIT).size_bytes == path.stat().st_size
+
+
 def test_what_is_taken_is_what_was_sealed(tmp_path):
     path = written(tmp_path)
     sealed = seal_weights(path, LIMIT)

@@ -68,8 +68,8 @@ def remove_tree(root: Path) -> None:
         folder.chmod(0o700)
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
-                moved += 1
-                top = root / f".removed-{moved}"
+                while os.path.lexists(top := root / f".removed-{moved}"):  # a candidate may have used such a name
+                    moved += 1
                 os.chmod(entry.path, 0o700)  # noqa: PTH101  (a path too long for pathlib's checks is still a path)
                 os.rename(entry.path, top)  # noqa: PTH104  (likewise)
                 pending.append(top)

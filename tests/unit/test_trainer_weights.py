@@ -198,6 +198,14 @@ def test_too_little_space_and_no_right_to_write_are_said_before_anything_runs(tm
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_folders_may_have_the_names_that_removing_gives_them(tmp_path):
+    root = tmp_path / "root"
+    for name in ("a", "b", ".removed-1", ".removed-2", ".removed-3/.removed-4"):
+        (root / name / "more").mkdir(parents=True)
+    remove_tree(root)
+    assert not root.exists()
+
+
 def test_remove_tree_follows_no_link(tmp_path):
     target, root = tmp_path / "target", tmp_path / "root"
     target.mkdir()

@@ -25,6 +25,8 @@ from trainer.wire import Frame, read_frame, write_frame
 
 MAX_ORDER_BYTES = 1 << 28
 EXIT_FAILED = 3
+# Of errors that are about memory though their class does not say so: a CPU's; a Mac's, and CUDA's when a kernel runs.
+_SHORT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class CandidateError(Exception):
@@ -165,7 +167,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
 
 def _failure(error: BaseException) -> Frame:
     text = f"{type(error).__name__}: {error}" if not isinstance(error, CandidateError) else str(error)
-    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in text for word in _SHORT_OF_MEMORY)
     return Frame({"kind": "failed", "reason": text[:1000], "out_of_memory": short})
 
 

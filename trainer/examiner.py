@@ -24,14 +24,17 @@ QUESTION_TOKENS = {"cpu": 4096}
 QUESTION_TOKENS_GPU = 32_768
 CLAIMS_SHARE = 0.25  # of the exam's time; the probes take the rest
 # The interview's rows cost at most so much of the budget, were reading a token as slow as training on it; it takes a
-# third of that. But one row is asked about however little was trained, and then costs more.
+# third of that, but some models learn from fewer tokens than they read. One row is asked about however little was
+# trained, and then costs more.
 INTERVIEW_SHARE = 0.02
+INTERVIEW_SLOWER = 4.0  # reading a token than training on it, within that share
 INTERVIEW_MOST = 0.15
 
 
 def interview_share(asked_tokens: int, trained_tokens: int) -> float:
     """Which share of the budget the answer to so many tokens may take."""
-    return min(INTERVIEW_MOST, max(INTERVIEW_SHARE, asked_tokens / trained_tokens))
+    share = asked_tokens / trained_tokens
+    return min(INTERVIEW_MOST, max(share, min(INTERVIEW_SHARE, INTERVIEW_SLOWER * share)))
 
 
 class Examiner:

@@ -18,6 +18,7 @@ from trainer.agreement import (
     losses_of,
     same_shape,
 )
+from trainer.examiner import interview_share
 from trainer.report import block, comparison, interval, spread, summary, summary_json
 from trainer.result import Outcome, TrialEnded, TrialLimits, TrialResult
 from trainer.source import source_problem
@@ -123,6 +124,19 @@ def test_questions_have_one_shape_and_the_last_is_filled_with_its_own_rows():
     parts = list(same_shape(np.arange(10).reshape(5, 2), 3))
     assert [part.shape for part in parts] == [(3, 2), (3, 2)]
     assert parts[1].tolist() == [[6, 7], [8, 9], [6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "share"),
+    [
+        (4096, 204_800, 0.02),  # what 12 s of a processor come to
+        (4096, 5_000_000, 4 * 4096 / 5_000_000),  # 300 s of one: four times what training on those rows took
+        (2048, 40_960, 0.05),  # one long row, whatever part of the training it is
+        (2048, 4096, 0.15),
+    ],
+)
+def test_the_interview_may_take_what_its_rows_can_cost(asked, trained, share):
+    assert interview_share(asked, trained) == pytest.approx(share)
 
 
 def test_an_honest_model_passes_with_room():

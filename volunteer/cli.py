@@ -5,6 +5,7 @@ Left out: authors' commands (`cli_patches.py`) and questions (`cli_queries.py`).
 
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -138,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only tear the end apart
         _fail("interrupted", 130)
     except (VolunteerError, TrainerError) as error:
         _fail(str(error))

@@ -15,7 +15,7 @@ from autoresearch.digest import is_sha256, sha256_hex
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.trial_pb2 import Result
 from volunteer import durable
-from volunteer.errors import DiskError
+from volunteer.errors import DiskError, HomeError
 
 MOST_RESULTS: Final = 500  # weeks of five-minute trials without a coordinator are not possible: leases need one
 _FILE_BYTES: Final = limits.ENVELOPE_BYTES + 1024  # the payload, its type and one signature
@@ -52,13 +52,13 @@ class Spool:
         """Puts a result of this identity on disk.
 
         Raises:
-            DiskError: it cannot be written, or too many wait already.
+            DiskError: it cannot be written.
+            HomeError: too many wait already.
         """
         sha256 = sha256_hex(result.payload)
-        path = self._path(sha256)
         if len(self._kept) >= MOST_RESULTS:
-            raise DiskError(path, f"{MOST_RESULTS} results wait for delivery already")
-        durable.replace(path, result.SerializeToString())
+            raise HomeError(f"{MOST_RESULTS} results wait for delivery already: wait until the coordinator takes them")
+        durable.replace(self._path(sha256), result.SerializeToString())
         kept = Kept(sha256, Result.FromString(result.payload).lease_id)
         self._kept[sha256] = kept
         return kept

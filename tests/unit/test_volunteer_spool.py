@@ -12,7 +12,7 @@ from autoresearch.digest import key_id, sha256_hex
 from autoresearch.v1.envelope_pb2 import Envelope
 from autoresearch.v1.trial_pb2 import Result
 from volunteer import durable, spool
-from volunteer.errors import DiskError
+from volunteer.errors import DiskError, HomeError
 from volunteer.spool import Spool
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -121,5 +121,5 @@ def test_the_number_of_waiting_results_is_bounded(tmp_path: Path, monkeypatch: p
     store = opened(tmp_path)
     store.keep(result("lease-1"))
     store.keep(result("lease-2"))
-    with pytest.raises(DiskError, match="2 results wait"):
+    with pytest.raises(HomeError, match="2 results wait for delivery already: wait until the coordinator takes them"):
         store.keep(result("lease-3"))

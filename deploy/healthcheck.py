@@ -14,8 +14,11 @@ OWN_NAME = "autoresearch-swarm"  # in the certificate that a coordinator makes f
 
 
 def serves(address: str, certificate: Path) -> bool:
-    """Whether the coordinator says that it serves."""
-    credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+    """Whether the coordinator says that it serves; not before it has made its certificate."""
+    try:
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+    except OSError:
+        return False
     with grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", OWN_NAME)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
@@ -26,4 +29,6 @@ def serves(address: str, certificate: Path) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("give HOST:PORT and CERTIFICATE")
     sys.exit(0 if serves(sys.argv[1], Path(sys.argv[2])) else 1)

@@ -73,9 +73,10 @@ def replay(spec: TrialSpec, record: Record, on_progress: Callable[[TrialProgress
 
 @contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
-    """Ctrl-C and a polite kill end the running trial as ABORTED instead of leaving its processes behind.
+    """Ctrl-C, a polite kill and a closed terminal end the running trial as ABORTED: nothing of it is left behind.
 
-    A second Ctrl-C interrupts whatever does not look at the event, such as checking large files.
+    A second Ctrl-C interrupts whatever does not look at the event, such as checking large files. What was told to
+    outlive its terminal (nohup) does.
     """
     stop = threading.Event()
 
@@ -84,7 +85,10 @@ def stopped_by_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in ending}
     try:
         yield stop
     finally:

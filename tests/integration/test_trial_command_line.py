@@ -18,6 +18,7 @@ import pytest
 from tests.integration.trial_bench import BIGRAM, PATCHES, SEED_SOURCE, changed, processes_mentioning
 from tests.unit.test_trainer_record import RECORD
 from trainer.cli import main
+from trainer.main import stopped_by_signals
 from trainer.prepare import prepare
 from trainer.record import read_record, write_record
 
@@ -286,6 +287,18 @@ def test_prepare_alone_in_a_checkout_uses_the_home_folder(temporary, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (temporary / ".cache" / "autoresearch-swarm" / "tiny" / "manifest.json").exists()
     assert re.search(r"manifest sha256 [0-9a-f]{64}", done.stdout)
+
+
+@pytest.mark.parametrize(("handler", "ends"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_closed_terminal_ends_the_trial_unless_it_was_told_to_outlive_that(handler, ends):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with stopped_by_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.is_set() is ends
+        assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_interrupt_ends_the_trial_and_leaves_nothing(source, tiny, temporary):

@@ -23,7 +23,7 @@ class BatchLog:
 
     def __init__(self) -> None:
         self._shares = array("d")
-        self._rows = array("L")
+        self._rows = array("I")
 
     def __len__(self) -> int:
         return len(self._shares)

@@ -98,10 +98,6 @@ class SupervisedProcess:
             channel.sendall(len(settings).to_bytes(4, "big") + settings)
         self.protection = self._started()
 
-    def fileno(self) -> int:
-        """Readable when the candidate may have ended."""
-        return self._channel.fileno()
-
     def poll(self) -> int | None:
         """See SandboxedProcess."""
         with self._lock:

@@ -1,16 +1,19 @@
-"""The parts of the sandbox that look at files: the private root's plan, the folder's size, the interpreter's paths."""
+"""The parts of the sandbox that look at the system: the root's plan, a folder's size, paths, the list of processes."""
 
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from trainer.sandbox import disk, python_read_paths
 from trainer.sandbox.disk import folder_bytes
-from trainer.sandbox.process_table import parse
+from trainer.sandbox.process_table import parse, processes
 from trainer.sandbox.root import plan
 
 
@@ -105,3 +108,17 @@ def test_a_process_listing_is_read_in_every_form_of_time():
     assert (rows[500].parent, rows[500].group, rows[500].memory_bytes) == (1, 500, 10 << 20)
     assert [rows[pid].cpu_s for pid in sorted(rows)] == [1.5, 3723.0, 172801.0]
     assert rows[501].start == "Sat Nov 23 12:00:02 2024"
+
+
+def children() -> set[int]:
+    return {pid for pid, row in processes().items() if row.parent == os.getpid()}
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="this system has no ps")
+def test_the_program_that_lists_processes_is_not_listed(monkeypatch):
+    """It is a child of the keeper, as the candidate is: where it counts, no candidate is ever alone or gone."""
+    monkeypatch.setattr("trainer.sandbox.process_table.sys", SimpleNamespace(platform="darwin"))
+    before = children()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert children() - before == {child.pid}
+        child.communicate(b"\n")

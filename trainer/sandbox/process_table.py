@@ -42,8 +42,13 @@ def _from_proc() -> dict[int, Row]:
 
 def _from_ps() -> dict[int, Row]:
     command = ["ps", "-axo", "pid=,ppid=,pgid=,rss=,time=,stat=,lstart="]
-    listing = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, text=True)
-    return parse(listing.stdout)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as listing:
+        assert listing.stdout is not None
+        rows = parse(listing.stdout.read())
+    if listing.returncode != 0:
+        raise OSError(f"ps ended with {listing.returncode}")
+    rows.pop(listing.pid, None)  # it lists itself, and would pass for a process of the candidate
+    return rows
 
 
 def parse(listing: str) -> dict[int, Row]:

@@ -22,7 +22,7 @@ from coordinator.planning import Choice, Kind, Planner
 from coordinator.simulation.campaign import Campaign, Version
 from coordinator.simulation.losses import Losses
 from coordinator.simulation.people import Person
-from coordinator.simulation.proposals import Proposals
+from coordinator.simulation.proposals import Proposals, Won
 from coordinator.simulation.spans import Spans
 from coordinator.simulation.state import Bench, Benches, Course, Tested
 from coordinator.simulation.world import USEFUL, Effect, Gains, added, mean_gain
@@ -353,7 +353,7 @@ class Swarm:
         if gains is not None:
             head = campaign.promote(self._kind(own.effect), gains)
             self._versions[head.name] = head
-            self._proposals.add(len(campaign.promotions) - 1, campaign.promotions[-1], own.every_row(), self._noise)
+            self._proposals.add(Won(len(campaign.promotions) - 1, campaign.promotions[-1], own, self._noise))
 
     def _kind(self, effect: Effect) -> str:
         """What the patch does for the fleet: where classes are unlike, one that was drawn to harm may help, and one
@@ -380,8 +380,19 @@ class Swarm:
                     touched[own.patch_id] = None
         for patch_id in touched:
             self._judge(patch_id)
-        for number in self._proposals.heeded({change.identity for change in changes}, self._reputations.held):
-            self._take_out(number, number + 1)
+        for won in self._proposals.heeded({change.identity for change in changes}, self._reputations.held):
+            self._take_out(won.number, won.number + 1)
+            self._go_on(won.patch)
+
+    def _go_on(self, own: Tested) -> None:
+        """A patch whose promotion was taken back is tested again, with the evidence of those who are believed now."""
+        for identity in own.runs:
+            is_out = identity in own.excluded
+            if is_out != (identity in self._reputations.held):
+                (own.let_in if is_out else own.keep_out)(identity)
+            self._benches.at(identity, own.base.name).patches.add(own.patch_id)
+        self._patches[own.patch_id] = own
+        self._judge(own.patch_id)
 
     # --- audits, noise, refreshes ---
 

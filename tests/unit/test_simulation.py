@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import Row
 from autoresearch.judging.rule import DEFAULT
 from autoresearch.judging.spans import ENOUGH_IDENTITIES
@@ -18,13 +19,13 @@ from coordinator.cli import main
 from coordinator.simulation import report, running
 from coordinator.simulation.campaign import Campaign, Promotion, Version
 from coordinator.simulation.people import People
-from coordinator.simulation.proposals import Proposals
+from coordinator.simulation.proposals import Proposals, Won
 from coordinator.simulation.rivals import student_tail, welch
 from coordinator.simulation.running import Task
 from coordinator.simulation.scenarios import OURS, RIVALS, SCENARIOS, Play, Scenario, play
 from coordinator.simulation.spans import Spans
-from coordinator.simulation.state import Benches
-from coordinator.simulation.world import CARDS, KINDS, MIX, Nature, World
+from coordinator.simulation.state import Benches, Tested
+from coordinator.simulation.world import CARDS, KINDS, MIX, USEFUL, Effect, Nature, World
 
 USUAL = World()
 SMALL = World(identities=10, at_once=8)
@@ -170,21 +171,41 @@ class TestSpans:
 
 class TestProposals:
     @staticmethod
-    def rows(*gains_bpb: float) -> list[Row]:
+    def won(number: int, *gains_bpb: float) -> Won:
         """Of identities called by the gain that each saw."""
-        return [Row(f"{gain:g}", "m", "H100", (1.0 - gain,), (1.0, 1.0)) for gain in gains_bpb]
+        patch = Tested(
+            f"p{number}", "author", Effect("null", (0.0,), (False,)), from_ring=False, base=Version("v0", 0, (0.0,)),
+            submitted_at_ms=0, case=Case(SIGMA, replace(DEFAULT, min_classes=1)),
+        )  # fmt: skip
+        for gain in gains_bpb:
+            patch.runs[f"{gain:g}"] = 1
+            patch.case.put(0, Row(f"{gain:g}", "m", "H100", (1.0 - gain,), (1.0, 1.0)))
+        return Won(number, Promotion(0, "null", (0.0,), 0.0), patch, SIGMA)
 
-    def test_what_nobody_else_speaks_for_goes_and_the_rest_stays(self) -> None:
+    def test_what_has_less_than_half_of_its_evidence_left_goes(self) -> None:
         proposals = Proposals(replace(DEFAULT, min_classes=1))
-        hollow, sound, other = (Promotion(at, "null", (0.0,), 0.0) for at in range(3))
-        proposals.add(0, hollow, self.rows(0.0061, 0.0062, 0.0063, 0.0009), SIGMA)
-        proposals.add(1, sound, self.rows(0.0061, 0.0062, 0.0051), SIGMA)
-        proposals.add(2, other, self.rows(0.0051, 0.0052, 0.0053), SIGMA)
+        hollow, sound, other = (
+            self.won(0, 0.0061, 0.0062, 0.0063), self.won(1, 0.0061, 0.0051, 0.0052, 0.0053),
+            self.won(2, 0.0051, 0.0052, 0.0053),
+        )  # fmt: skip
+        for own in (hollow, sound, other):
+            proposals.add(own)
         assert list(proposals.heeded(["0.0061"], ["0.0061"])) == []
+        assert list(proposals.heeded(["0.0062"], ["0.0061", "0.0062"])) == [hollow]
+        hollow.promotion.undone = True
         assert list(proposals.heeded(["0.0062"], ["0.0061", "0.0062"])) == []
-        assert list(proposals.heeded(["0.0063"], ["0.0061", "0.0062", "0.0063"])) == [0]
-        hollow.undone = True
-        assert list(proposals.heeded(["0.0063"], ["0.0061", "0.0062", "0.0063"])) == []
+
+    def test_liars_who_are_found_out_leave_the_swarm_with_what_is_good(self) -> None:
+        scenario = Scenario(replace(SMALL, liars="flatter", liar_share=0.3, noise_scale=0.3), 1_500, 0.001)
+        playing = Play("default", scenario, 2)
+        while not playing.campaign.over:
+            playing.step()
+        undone = [own for own in playing.campaign.promotions if own.undone]
+        standing = [own for own in playing.campaign.promotions if not own.undone]
+        assert undone
+        assert playing.outcome().caught == 3
+        again = {own.gains for own in standing} & {own.gains for own in undone if own.kind in USEFUL}
+        assert again  # taken back, and won again
 
     def test_what_came_later_is_merged_anew_or_goes_back_to_its_author(self) -> None:
         campaign = Campaign(World(), 1, (100,))

@@ -16,7 +16,7 @@ from autoresearch.judging.evidence import Row
 from autoresearch.judging.rule import DEFAULT
 from autoresearch.judging.spans import ENOUGH_IDENTITIES
 from coordinator.cli import main
-from coordinator.simulation import report, running
+from coordinator.simulation import report, running, state
 from coordinator.simulation.campaign import Campaign, Promotion, Version
 from coordinator.simulation.people import People
 from coordinator.simulation.proposals import Proposals, Won
@@ -24,7 +24,7 @@ from coordinator.simulation.rivals import student_tail, welch
 from coordinator.simulation.running import Task
 from coordinator.simulation.scenarios import OURS, RIVALS, SCENARIOS, Play, Scenario, play
 from coordinator.simulation.spans import Spans
-from coordinator.simulation.state import Benches, Tested
+from coordinator.simulation.state import Benches
 from coordinator.simulation.world import CARDS, KINDS, MIX, USEFUL, Effect, Nature, World
 
 USUAL = World()
@@ -173,7 +173,7 @@ class TestProposals:
     @staticmethod
     def won(number: int, *gains_bpb: float) -> Won:
         """Of identities called by the gain that each saw."""
-        patch = Tested(
+        patch = state.Tested(
             f"p{number}", "author", Effect("null", (0.0,), (False,)), from_ring=False, base=Version("v0", 0, (0.0,)),
             submitted_at_ms=0, case=Case(SIGMA, replace(DEFAULT, min_classes=1)),
         )  # fmt: skip

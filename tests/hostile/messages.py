@@ -52,9 +52,10 @@ def message(
 def spoilt(sound: Message, known: Sequence[str] = ()) -> st.SearchStrategy[Message]:
     """A message that would do, with at most two of its fields replaced by anything."""
     strategies = {field.name: _field(field, tuple(known), {}) for field in sound.DESCRIPTOR.fields}
-    replaced = st.lists(st.sampled_from(sorted(strategies)), max_size=2, unique=True).flatmap(
-        lambda names: st.fixed_dictionaries({name: strategies[name] for name in names})
-    )
+
+    @functools.cache  # made once for each choice of fields: to make a strategy takes longer than to draw from it
+    def values(names: frozenset[str]) -> st.SearchStrategy[dict[str, Any]]:
+        return st.fixed_dictionaries({name: strategies[name] for name in sorted(names)})
 
     def replace(values: Mapping[str, Any]) -> Message:
         made = type(sound)()
@@ -64,7 +65,8 @@ def spoilt(sound: Message, known: Sequence[str] = ()) -> st.SearchStrategy[Messa
         made.MergeFrom(_made(type(sound), values))
         return made
 
-    return replaced.map(replace)
+    replaced = st.lists(st.sampled_from(sorted(strategies)), max_size=2, unique=True).map(frozenset)
+    return replaced.flatmap(values).map(replace)
 
 
 def _made(kind: type[Message], fields: Mapping[str, Any]) -> Message:
@@ -101,15 +103,20 @@ def _field(field: FieldDescriptor, known: Sequence[str], fixed: Fixed) -> st.Sea
     return st.lists(single, max_size=5) if field.is_repeated else single
 
 
-def mutated(data: bytes) -> st.SearchStrategy[bytes]:
+_EDITS: Final = st.lists(
+    st.tuples(st.integers(0, 1 << 20), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4
+)
+
+
+def mutated(sound: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     """Bytes that were something, with some of them changed, cut out, doubled or put in."""
+    return st.tuples(sound, _EDITS).map(_changed)
 
-    def change(edits: list[tuple[int, int, bytes]]) -> bytes:
-        now = bytearray(data)
-        for at, length, put in edits:
-            begin = at % (len(now) + 1)
-            now[begin : begin + length] = put
-        return bytes(now)
 
-    edit = st.tuples(st.integers(0, 1 << 20), st.integers(0, 8), st.binary(max_size=8))
-    return st.lists(edit, min_size=1, max_size=4).map(change)
+def _changed(drawn: tuple[bytes, list[tuple[int, int, bytes]]]) -> bytes:
+    data, edits = drawn
+    now = bytearray(data)
+    for at, length, put in edits:
+        begin = at % (len(now) + 1)
+        now[begin : begin + length] = put
+    return bytes(now)

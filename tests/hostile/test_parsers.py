@@ -1,14 +1,17 @@
 """Parsers under any input: they take it or raise what they document, and nothing else comes out.
 
 The short form asks each parser some hundred things. The long form makes a million inputs by changing bytes of real
-ones, and then lets atheris look for more, where there is one for this Python and machine.
+ones, and has atheris look for more in every parser, where there is one for this Python and machine.
 """
 
 import importlib.util
+import json
 import logging
+import os
 import random  # noqa: TID251  # seeded: the same inputs every time
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -20,7 +23,6 @@ from tests.hostile.parsers import PARSERS, Parser
 log = logging.getLogger(__name__)
 SHORT = 60
 LONG_IN_ALL = 1_000_000
-ATHERIS_RUNS = 20_000
 PIECES = (
     *(text.encode() for text in TEXTS if len(text) < 100), b"[" * 3_000, b"{\"a\":" * 600, b"1e999", b"Infinity",
     b"NaN", b"-0", b"9" * 5_000, b"\xff" * 9, b"\x80" * 20, b"\xf4\x90\x80\x80", b"@@ -" + b"9" * 5_000 + b" +1 @@\n",
@@ -29,10 +31,15 @@ PIECES = (
 )  # fmt: skip
 
 
+with_atheris = pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this Python or machine"
+)
+
+
 @pytest.mark.parametrize("name", PARSERS)
 def test_nothing_but_documented_errors_comes_out(name: str) -> None:
     parser = PARSERS[name]
-    changed = st.sampled_from(parser.seeds).flatmap(mutated)
+    changed = mutated(st.sampled_from(parser.seeds))
     joined = st.lists(st.sampled_from([*PIECES, *parser.seeds]), max_size=4).map(b"".join)
 
     @settings(max_examples=SHORT // parser.cost + 20, database=None, suppress_health_check=list(HealthCheck))
@@ -93,13 +100,34 @@ def test_a_million_inputs(name: str) -> None:
     log.info("%s: %d inputs, %d taken", name, count, taken)
 
 
-@pytest.mark.full
-@pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this Python or machine"
+@with_atheris
+@pytest.mark.parametrize(
+    "runs", [pytest.param(30, id="short"), pytest.param(20_000, id="long", marks=pytest.mark.full)]
 )
-@pytest.mark.parametrize("name", PARSERS)
-def test_inputs_that_reach_new_code(name: str) -> None:
-    runs = ATHERIS_RUNS // PARSERS[name].cost
-    command = [sys.executable, "-m", "tests.hostile.fuzz", name, f"-runs={runs}", "-seed=1", "-timeout=20"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
+def test_inputs_that_reach_new_code(runs: int) -> None:
+    command = [sys.executable, "-m", "tests.hostile.fuzz", "--runs", str(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    log.info("%s", report)
+    assert report.get("failed") == {}, done.stdout[-3_000:] + done.stderr[-3_000:]
+    assert done.returncode == 0
+    assert (report["parsers"], report["inputs"] >= runs) == (len(PARSERS), True)
+
+
+@with_atheris
+def test_a_fault_is_found_and_told_with_its_input(tmp_path: Path) -> None:
+    """In a parser that breaks on what no seed holds."""
+    program = tmp_path / "broken.py"
+    program.write_text(
+        "import sys\nfrom tests.hostile import fuzz, parsers\n"
+        "def broken(data):\n    if data[:1] > b'~':\n        raise KeyError('not documented')\n"
+        "parsers.PARSERS['broken'] = parsers.Parser(broken, (b'a',))\nfuzz.main()\n"
+    )
+    command = [sys.executable, str(program), "broken", "address", "--runs", "2000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1
+    assert list(report["failed"]) == ["broken"]
+    assert report["failed"]["broken"].startswith("b'"), report
+    assert "not documented" in done.stdout + done.stderr

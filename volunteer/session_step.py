@@ -47,8 +47,10 @@ _MESSAGES: Final[dict[Link, dict[str, Link]]] = {
 }
 
 _BACKOFF_S: Final = 1.0  # first wait before connecting again
-# Each next one is longer by this. Doubling would leave six seconds without a try just when another one has taken over.
-_BACKOFF_GROWTH: Final = 1.5
+# Each next one is longer by this. What counts is how long a coordinator that is back waits for the next try. After 20 s
+# without one (two faults, one after the other) that is at most 7 s, in 99 of 100 cases; it was 14 s with 1.5. A minute
+# between tries is reached after three minutes.
+_BACKOFF_GROWTH: Final = 1.25
 _BACKOFF_MOST_S: Final = 60.0
 _BEAT_SHARE: Final = 0.8  # of the coordinator's heartbeat interval: room for a busy machine's late timers
 _HEARTBEAT_S: Final = (0.2, 300.0)  # a coordinator's wish outside is cut to this

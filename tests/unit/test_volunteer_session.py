@@ -304,13 +304,25 @@ def test_connecting_again_waits_longer_each_time_and_not_for_ever() -> None:
     driven = Driven()
     driven.on(Tick())
     waits = []
-    for _ in range(13):
+    for _ in range(21):
         driven.on(LOST)
         waits.append((driven.session.wake_at() or 0) - driven.now_s)
         assert driven.later(waits[-1]) == [Connect()]
-    assert waits == pytest.approx([*(1.5**attempt for attempt in range(11)), 60, 60])
+    assert waits == pytest.approx([*(1.25**attempt for attempt in range(19)), 60, 60])
     driven.on(GREETING, welcome(), LOST)
     assert (driven.session.wake_at() or 0) - driven.now_s == 1, "a success starts over"
+
+
+def test_a_coordinator_that_is_back_within_twenty_seconds_waits_for_nobody_longer_than_six() -> None:
+    """At the longest draws. Several faults, one after the other, make one absence."""
+    driven = Driven()
+    driven.on(Tick())
+    began, waits = driven.now_s, []
+    while driven.now_s < began + 20:
+        driven.on(LOST)
+        waits.append((driven.session.wake_at() or 0) - driven.now_s)
+        assert driven.later(waits[-1]) == [Connect()]
+    assert max(waits) < 6
 
 
 def test_the_drawn_number_spreads_the_returns() -> None:

@@ -21,6 +21,7 @@ from volunteer.client import Client
 from volunteer.errors import VolunteerError
 
 TAKEN = ("accepted", "duplicate")
+BEFORE_S = 3.0
 
 
 @dataclass
@@ -172,8 +173,20 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def longest_silence_s(acknowledged: Sequence[tuple[str, str, float]], ended_at: float) -> float:
-    """Between two acknowledgements, or the last one and the end, whatever was broken meanwhile."""
+def silences(
+    acknowledged: Sequence[tuple[str, str, float]],
+    events: Sequence[tuple[float, str]],
+    ended_at: float,
+    most: int = 3,
+) -> list[dict[str, Any]]:
+    """The longest times between two acknowledgements, or the last one and the end, and what happened in and shortly
+    before them, by seconds from their beginnings."""
     times = sorted(at for _, _, at in acknowledged if at < ended_at)
-    times.append(ended_at)
-    return round(max((after - before for before, after in pairwise(times)), default=0.0), 2)
+    gaps = sorted(((after - before, before) for before, after in pairwise([*times, ended_at])), reverse=True)
+    return [
+        {
+            "seconds": round(gap, 2),
+            "meanwhile": [f"{at - begin:+.1f} {what}" for at, what in events if begin - BEFORE_S < at < begin + gap],
+        }
+        for gap, begin in gaps[:most]
+    ]

@@ -119,13 +119,13 @@ class Disk:
     """A small disk of its own, where mounting is allowed; else a plain folder, which is never full."""
 
     path: Path
-    size: str
+    size_mb: int
     mounted: bool = False
 
     def make(self) -> None:
         """Makes and mounts it."""
         self.path.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={self.size}", "tmpfs", str(self.path)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self.size_mb}m", "tmpfs", str(self.path)]
         with contextlib.suppress(OSError):
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -7,6 +7,7 @@ keeps to it while it does, and hangs up on everybody when it stops.
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Sequence
 
 CHUNK_BYTES = 1 << 16
@@ -100,6 +101,7 @@ class Front(Relay):
     def __init__(self, ports: Sequence[int]) -> None:
         super().__init__()
         self._failed = dict.fromkeys(ports, FAILURES)
+        self.turns: list[tuple[float, int]] = []  # from when on who was served; 0: nobody
 
     async def watch(self) -> None:
         """Looks who serves, until cancelled."""
@@ -114,6 +116,8 @@ class Front(Relay):
             if not self.target or self._failed[self.target] >= FAILURES:
                 self.target = next((port for port, failed in self._failed.items() if not failed), 0)
                 self.cut()
+                if not self.turns or self.turns[-1][1] != self.target:
+                    self.turns.append((time.time_ns() / 1e9, self.target))
             await asyncio.sleep(CHECK_EVERY_S)
 
 

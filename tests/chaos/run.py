@@ -39,6 +39,7 @@ class Breaker:
         self.swarm = swarm
         self.kills: list[tuple[str, float, bool]] = []  # what, when, and whether all was well then
         self.broken_at: list[float] = []
+        self.events: list[tuple[float, str]] = []  # when what was broken or mended
         self._say = say
         self._mending: set[asyncio.Task[None]] = set()
 
@@ -48,7 +49,7 @@ class Breaker:
         calm = fault.alone and await self._calm()
         mend = await self._break(fault, calm=calm)
         if fault.lasts_s:
-            task = asyncio.create_task(self._later(fault.lasts_s, mend))
+            task = asyncio.create_task(self._later(fault.lasts_s, mend, fault.kind))
             self._mending.add(task)
             task.add_done_callback(self._mending.discard)
         if fault.alone:
@@ -86,6 +87,7 @@ class Breaker:
         )
         self._say(f"{fault.number + 1}: {fault.kind} ({program.name}), {fault.lasts_s:.1f} s")
         self.broken_at.append(time.time_ns() / 1e9)
+        self.events.append((self.broken_at[-1], f"{fault.kind} ({program.name}) for {fault.lasts_s:.1f} s"))
         if fault.kind in faults.MEASURED and program.alive:
             self.kills.append((faults.MEASURED[fault.kind], self.broken_at[-1], calm))
         match verb:
@@ -109,9 +111,10 @@ class Breaker:
                 return disk.free
         return lambda: None
 
-    async def _later(self, seconds: float, mend: Callable[[], None]) -> None:
+    async def _later(self, seconds: float, mend: Callable[[], None], what: str) -> None:
         await asyncio.sleep(seconds)
         mend()
+        self.events.append((time.time_ns() / 1e9, f"over: {what}"))
 
     async def _recovered(self, since: float) -> None:
         deadline = time.monotonic() + ALONE_MOST_S
@@ -130,7 +133,7 @@ async def run(
         TroubleError: it could not be brought up, or did not settle.
     """
     began = time.monotonic()
-    swarm, report = Swarm(folder, seed, volunteers), {"holds": False}
+    swarm, report = Swarm(folder, seed, volunteers, count), {"holds": False}
     try:
         await swarm.start()
         say(f"the swarm works after {time.monotonic() - began:.0f} s")
@@ -146,9 +149,11 @@ async def run(
         found, taken_at = await checks.check(swarm)
         report = {"faults": count, "seed": seed} | vars(found)
         acknowledged = swarm.acknowledged()
+        silences = checks.silences(acknowledged, sorted([*breaker.events, *swarm.turns()]), ended_at)
         report |= {
             "recovery": checks.recovery(breaker.kills, breaker.broken_at, acknowledged, taken_at, ended_at),
-            "longest_silence_s": checks.longest_silence_s(acknowledged, ended_at),
+            "longest_silence_s": silences[0]["seconds"],
+            "silences": silences,
             "ended_by_themselves": swarm.surprises(),
             "kinds": dict(sorted(kinds.items())),
             "left_out": dict.fromkeys(without, "no small disk can be mounted here"),
@@ -179,8 +184,10 @@ def main() -> None:
     seed = given.seed if given.seed is not None else time.time_ns() % 1_000_000
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
 
+    began = time.monotonic()
+
     def say(line: str) -> None:
-        print(line, file=sys.stderr if given.json else sys.stdout, flush=True)
+        print(f"{time.monotonic() - began:6.1f} {line}", file=sys.stderr if given.json else sys.stdout, flush=True)
 
     say(f"seed {seed}, in {folder}")
     failed = True

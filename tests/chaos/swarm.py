@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import grpc
@@ -44,6 +44,8 @@ AUTHORS = 8
 PATCH_EVERY_S = 0.5
 SUBMIT_S = 5.0  # then the author connects anew
 WAIT_S = 60.0  # for anything that is to come
+# The store's file is never rewritten, for it is the history of all that happened: what it may take.
+DISK_MB, FAULT_MB = 128, 3
 SETTLE_S = 40.0  # a volunteer's last trial and delivery
 FAREWELLS, FAREWELL_S = 3, 5.0
 SOURCE = (
@@ -61,12 +63,14 @@ class TroubleError(Exception):
 class Swarm:
     """All of it. `start`, break things, `settle`, look, `stop`."""
 
-    def __init__(self, folder: Path, seed: int, volunteers: int) -> None:
+    def __init__(self, folder: Path, seed: int, volunteers: int, faults: int) -> None:
+        """`faults`: how many are to come, which says how large the disks have to be."""
         self.folder = folder
         self._size = volunteers
-        self.store_disk = Disk(folder / "store", "256m")
-        self.volunteers_disk = Disk(folder / "volunteers", "64m")
-        self.disks = {name: Disk(folder / name, "256m") for name in ("a", "b")}
+        size_mb = DISK_MB + faults * FAULT_MB
+        self.store_disk = Disk(folder / "store", size_mb)
+        self.volunteers_disk = Disk(folder / "volunteers", 64)
+        self.disks = {name: Disk(folder / name, size_mb) for name in ("a", "b")}
         self.coordinators: dict[str, Program] = {}
         self.volunteers: list[Program] = []
         self.links = {name: Relay() for name in ("a", "b")}  # from a coordinator to the store
@@ -77,6 +81,7 @@ class Swarm:
         self._tasks: list[asyncio.Task[None]] = []
         self._submitted = 0
         self._leader = "a"
+        self._noted: dict[Path, tuple[int, list[tuple[str, str, float]]]] = {}
         self.redis = Redis(port=self._ports["store"], socket_timeout=0.5, socket_connect_timeout=0.5)
 
     # --- life ---
@@ -176,13 +181,20 @@ class Swarm:
 
     def acknowledged(self) -> list[tuple[str, str, float]]:
         """Digest, status and instant of every acknowledgement that a volunteer noted."""
-        found = []
         for path in sorted(self.volunteers_disk.path.glob("*.acknowledged")):
-            for line in path.read_text().splitlines():
-                words = line.split(" ", 3)
-                if len(words) == 4:
-                    found.append((words[0], words[1], float(words[2])))
-        return found
+            at, known = self._noted.get(path, (0, []))
+            with path.open("rb") as file:
+                file.seek(at)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            known += [(digest, status, float(when)) for digest, status, when in _notes(whole.decode())]
+            self._noted[path] = (at + len(whole), known)
+        return [note for _, known in self._noted.values() for note in known]
+
+    def turns(self) -> list[tuple[float, str]]:
+        """From when on which coordinator was reached."""
+        names = {self._ports[name]: f"coordinator {name} serves" for name in self.coordinators}
+        return [(at, names.get(port, "nobody serves")) for at, port in self.front.turns]
 
     def surprises(self) -> list[str]:
         """Programs that ended though nobody had killed them, nor filled their disk."""
@@ -291,6 +303,14 @@ class Swarm:
             if time.monotonic() > deadline:
                 raise TroubleError(f"not within {WAIT_S:.0f} s: {what}")
             await asyncio.sleep(0.05)
+
+
+def _notes(text: str) -> Iterator[tuple[str, str, str]]:
+    """What a volunteer noted; a line that its full disk cut off is none."""
+    for line in text.splitlines():
+        words = line.split(" ", 3)
+        if len(words) == 4:
+            yield words[0], words[1], words[2]
 
 
 def _made(folder: Path) -> Path:

@@ -113,10 +113,11 @@ def test_a_recovery_is_told_from_one_that_something_else_disturbed() -> None:
     found = checks.recovery([("store", 10.0, True), ("coordinator", 20.0, True)], [10.0, 20.0, 22.0], acks, taken, 30.0)
     assert found["store"] == {"kills": 1, "median_s": 3.0, "max_s": 3.0, "overlapped_max_s": None}  # a was on its way
     assert found["coordinator"] == {"kills": 1, "median_s": None, "max_s": None, "overlapped_max_s": 7.0}
-    assert checks.longest_silence_s(acks, 30.0) == 7.5
+    (longest, *_) = checks.silences(acks, [(9.0, "x"), (16.0, "y"), (20.0, "z"), (20.6, "later")], 30.0)
+    assert longest == {"seconds": 7.5, "meanwhile": ["+3.0 y", "+7.0 z"]}
 
 
 def test_a_swarm_that_never_recovers_is_seen() -> None:
     found = checks.recovery([("store", 10.0, True)], [10.0], [("a", "accepted", 5.0)], {"a": 4_000}, 60.0)
     assert found["store"]["max_s"] == 50.0
-    assert checks.longest_silence_s([("a", "accepted", 5.0)], 60.0) == 55.0
+    assert checks.silences([("a", "accepted", 5.0)], [], 60.0) == [{"seconds": 55.0, "meanwhile": []}]

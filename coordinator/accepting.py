@@ -81,8 +81,9 @@ def recorded(trial: Trial, log_tail: str) -> list[Operation]:
         name = f"trials:{trial.patch_id}"
     else:
         name = "known" if trial.known_answer else f"baselines:{trial.source_sha256}"
-    log = text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS).encode()
-    kept: list[Operation] = [Put("logs", trial.result_sha256, log)] if log and trial.outcome != "completed" else []
+    kept: list[Operation] = []
+    if trial.outcome != "completed" and (log := text.clean_text(log_tail, limits.LOG_TAIL_CHARACTERS)):
+        kept.append(Put("logs", trial.result_sha256, log.encode()))
     if trial.patch_id:  # whose verdicts hang on the identity, and on the machine's baselines
         kept += [
             Rank(f"jury:{trial.identity_id}", trial.patch_id, trial.entry),

@@ -263,7 +263,7 @@ class _Encoder:
 
     def __init__(self, key_of: Callable[[str, str], str]) -> None:
         self._key_of = key_of
-        self._keys: dict[str, int] = {}
+        self._keys: dict[tuple[str, str], int] = {}  # kind and name -> index
         self._values: list[bytes] = []
         self._steps: list[Any] = []
 
@@ -271,7 +271,7 @@ class _Encoder:
         guards = [self._guard(guard) for guard in change.guards]
         for operation in change.operations:
             self._add(operation)
-        return list(self._keys), self._values, json.dumps([guards, self._steps]).encode()
+        return [self._key_of(*own) for own in self._keys], self._values, json.dumps([guards, self._steps]).encode()
 
     def _guard(self, guard: Guard) -> list[str | int]:
         match guard:
@@ -313,7 +313,7 @@ class _Encoder:
             self._steps.append([command, key, first, last])
 
     def _key(self, kind: str, name: str) -> int:
-        return self._keys.setdefault(self._key_of(kind, name), len(self._keys) + 1)
+        return self._keys.setdefault((kind, name), len(self._keys) + 1)
 
     def _value(self, value: str | bytes) -> int:
         self._values.append(value.encode() if isinstance(value, str) else value)

@@ -4,9 +4,9 @@ Every commit must come out with the id that the ledger names, every candidate wi
 work. Undecided patches are looked at again at the coordinator's next start, as after any other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -105,29 +105,25 @@ class Rebuilder:
         await self._store.apply(Change((), collapsed(operations)))
 
 
-def collapsed(operations: Sequence[Operation]) -> list[Operation]:
+def collapsed(operations: Iterable[Operation]) -> list[Operation]:
     """Fewer operations with the same outcome: of those that set one thing the last, of counts their sum. What is about
     one table, list or ranking stands together, which a store takes in one step."""
-    kept: list[tuple[str, Operation]] = []
-    last: dict[tuple[str, str, str], Operation] = {}
+    kept: dict[str, list[Operation]] = {}
+    last: dict[tuple[str, str], dict[str, Operation]] = {}
     for operation in operations:
         match operation:
             case Put(table, key, _) | Drop(table, key):
-                last["table", table, key] = operation
+                last.setdefault(("table", table), {})[key] = operation
             case Rank(ranking, member, _) | Unrank(ranking, member):
-                last["rank", ranking, member] = operation
+                last.setdefault(("rank", ranking), {})[member] = operation
             case Bump(ranking, member, by) if ranking != "gain":
-                known = last.get(("bump", ranking, member))
-                last["bump", ranking, member] = Bump(ranking, member, by + (known.by if isinstance(known, Bump) else 0))
+                counts = last.setdefault(("bump", ranking), {})
+                known = counts.get(member)
+                counts[member] = Bump(ranking, member, by + (known.by if isinstance(known, Bump) else 0))
             case Append(name, _) | Bump(name, _, _) | Erase(_, name):  # in their order: sums of fractions round
-                kept.append((name, operation))
-    kept.sort(key=itemgetter(0))  # stable
-    return [*(operation for _, operation in kept), *(operation for _, operation in sorted(last.items(), key=_place))]
-
-
-def _place(item: tuple[tuple[str, str, str], Operation]) -> tuple[str, str]:
-    """Where an operation belongs: the kind of thing, and its name."""
-    return item[0][:2]
+                kept.setdefault(name, []).append(operation)
+    together = itertools.chain(kept.values(), (own.values() for own in last.values()))
+    return list(itertools.chain.from_iterable(together))
 
 
 def _unknown(_made: Made, _entry: Entry) -> Sequence[Operation]:

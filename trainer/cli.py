@@ -207,9 +207,12 @@ def replay(record: Path, source: Path | None, threads: int | None, dataset: str 
 @_trial_options
 def exam(source: Path, weights: Path, **options: Any) -> None:
     """Examine WEIGHTS, kept by `run --keep-weights`, through SOURCE's build_model."""
+    content = _read_source(source)
+    if not weights.is_file():
+        raise click.UsageError(f"there is no file {weights}: keep one with `run --keep-weights`")
     line = LiveLine(source.name, _stderr, quiet=options["as_json"])
-    with _spec(_read_source(source), seed=0, budget_s=None, keep_weights=None, **options) as (spec, _), line:
-        result = running.run_exam(spec, weights, line.show)
+    with _spec(content, seed=0, budget_s=None, keep_weights=None, **options) as (spec, _), line:
+        result = running.run_exam(spec, weights.resolve(), line.show)  # a person may name a link, a candidate may not
     if not options["as_json"]:
         _print_run(str(source), result, alone=True)
     _finish([(str(source), result)], [str(source)], as_json=options["as_json"])

@@ -228,6 +228,11 @@ def test_without_a_command_or_a_source_the_help_is_named(capsys):
     assert "Missing command: see `python -m trainer --help`" in refused(capsys)
 
 
+def test_weights_that_are_not_there_are_one_line(source, tiny, capsys, tmp_path):
+    said = refused(capsys, "exam", source, tmp_path / "none", "--data-dir", tiny)
+    assert f"there is no file {tmp_path / 'none'}: keep one with `run --keep-weights`" in said
+
+
 def test_what_is_no_record_is_one_line(source, tiny, capsys):
     said = refused(capsys, "replay", source, "--data-dir", tiny)
     assert said == (

@@ -1,5 +1,16 @@
-"""`python -m volunteer` is `autoresearch-volunteer`."""
+"""`autoresearch-volunteer`, and `python -m volunteer`: quiet even when Ctrl-C comes while it loads."""
 
-from volunteer.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Loads the commands, for a second or so, and runs the one that was typed."""
+    try:
+        from volunteer.cli import main as run  # noqa: PLC0415 - the only import that takes time
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -82,6 +82,22 @@ async def test_a_store_that_comes_back_older_is_not_gone_on_with(
             pass
 
 
+async def test_the_command_warns_of_such_a_store_and_ends_with_what_it_lost(
+    tmp_path: Path, made_swarm: Path, forgetful: Forgetful
+) -> None:
+    starter = Starter(tmp_path)
+    starter.store = forgetful.url
+    planned, said, serving = starter(), [], asyncio.Event()
+    work = program.serve(planned.settings, planned.terms, said.append, lambda running: serving.set())
+    served = asyncio.create_task(work)
+    async with asyncio.timeout(60):
+        await serving.wait()
+        forgetful.client.rpop(LEDGER)
+        with pytest.raises(OperatorError, match="does not hold entry 1"):
+            await served
+    assert "the store keeps no append-only file" in said[0]
+
+
 async def test_a_coordinator_ends_when_a_part_of_it_does(swarm: Swarm, caplog: pytest.LogCaptureFixture) -> None:
     async def faulty() -> None:
         raise ValueError("a fault of ours")

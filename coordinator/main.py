@@ -45,6 +45,7 @@ from coordinator.settings import (
     Terms,
     split_address,
 )
+from coordinator.store import LostLeadError
 from coordinator.wiring import Ground, Outside, use_cases
 
 T = TypeVar("T")
@@ -214,15 +215,18 @@ async def serve(
         loop.add_signal_handler(number, ended.set)
     with contextlib.suppress(EndedError):
         while not ended.is_set():
-            async with running(settings, terms, tell, ended) as coordinator:
-                started(coordinator)
-                await _first(ended, coordinator.background.over)
-                coordinator.background.check()
-                tell(
-                    "stopping: calls under way end, then the store is closed"
-                    if ended.is_set()
-                    else "this coordinator was silent for too long, and another one leads now"
-                )
+            try:
+                async with running(settings, terms, tell, ended) as coordinator:
+                    started(coordinator)
+                    await _first(ended, coordinator.background.over)
+                    coordinator.background.check()
+                    tell(
+                        "stopping: calls under way end, then the store is closed"
+                        if ended.is_set()
+                        else "this coordinator was silent for too long, and another one leads now"
+                    )
+            except LostLeadError as error:  # between taking the lead and serving
+                tell(str(error))
 
 
 async def _unless(ended: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:

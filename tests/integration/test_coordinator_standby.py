@@ -12,6 +12,7 @@ import pytest
 from autoresearch.v1 import patch_service_pb2 as patches_pb2
 from coordinator import leading
 from coordinator import main as program
+from coordinator.app import App
 from coordinator.archive import Archive
 from coordinator.embedded import EmbeddedStore
 from coordinator.errors import OperatorError
@@ -19,6 +20,7 @@ from coordinator.leading import Lead
 from coordinator.lineage import Lineage
 from coordinator.redis_store import RedisStore, connect
 from coordinator.settings import STORE_NAME
+from coordinator.store import Change
 from tests.integration.swarm_on_wire import Starter, Swarm, change
 
 SHARED = ("signing.key", "operator.key", "tls.key", "tls.crt")  # what the operator copies
@@ -102,6 +104,32 @@ async def test_the_second_follows_and_takes_over_with_everything(pair: Pair) -> 
         assert list(Archive(pair.first.folder / "swarm").lines()) == lines[:-2]  # eve came, and her result
     finally:
         await second.__aexit__(None, None, None)
+
+
+async def test_one_that_is_overtaken_while_it_starts_stands_by_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was frozen after it had taken the lead, before it served."""
+    recover, thieves, told, serving = App.recover, [], [], asyncio.Event()
+
+    async def slow(app: App) -> None:
+        if not thieves:
+            thieves.append(await steal(pair.url))
+        await recover(app)
+        await app.records.store.apply(Change())
+
+    monkeypatch.setattr(App, "recover", slow)
+    start = pair.first()
+    work = asyncio.create_task(program.serve(start.settings, start.terms, told.append, lambda _: serving.set()))
+    try:
+        async with asyncio.timeout(30):
+            await serving.wait()
+        assert any("another coordinator leads this swarm" in line for line in told), told
+        assert any("another leads this swarm: standing by" in line for line in told), told
+    finally:
+        work.cancel()
+        await asyncio.wait({work})
+        await thieves[0].close()
 
 
 async def test_one_that_was_overtaken_writes_nothing_more_and_says_so(pair: Pair) -> None:

@@ -71,7 +71,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="*", help="a key of PARSERS [all]")
-    parser.add_argument("--runs", type=int, default=20_000, help="inputs of a parser of cost 1 [20000]")
+    parser.add_argument("--runs", type=int, default=60_000, help="inputs of a parser of cost 1 [60000]")
     given = parser.parse_args()
     began, inputs, failed = time.monotonic(), {}, {}
     for name in given.names or PARSERS:

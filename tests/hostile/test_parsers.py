@@ -102,7 +102,7 @@ def test_a_million_inputs(name: str) -> None:
 
 @with_atheris
 @pytest.mark.parametrize(
-    "runs", [pytest.param(30, id="short"), pytest.param(20_000, id="long", marks=pytest.mark.full)]
+    "runs", [pytest.param(30, id="short"), pytest.param(60_000, id="long", marks=pytest.mark.full)]
 )
 def test_inputs_that_reach_new_code(runs: int) -> None:
     command = [sys.executable, "-m", "tests.hostile.fuzz", "--runs", str(runs)]

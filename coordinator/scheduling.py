@@ -1,7 +1,8 @@
 """Keeps the planner's facts as the store has them, and says what a machine should run: an order, new or ready again.
 
 Everything is read once; after that it is told of every ledger entry that was followed (`take_in`) and of every order
-that was moved (`touch`), and reads what those concern: so a plan costs what has changed, not what there is. Decides
+that was moved (`touch`), and reads what those concern: so a plan costs what has changed, not what there is. A new best
+concerns all machines: who asks is read at once, the others a hundred at a look. Decides
 nothing (`planning` does) and hands nothing out (`dispatch`). What another process leases meanwhile shows when a
 grant's guard fails: that order's patch is then read again.
 """
@@ -10,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TypeVar
 
 from autoresearch.judging.ledger import Entry
@@ -32,6 +33,7 @@ AROUND_MS = 86_400_000  # a machine that was at work within a day counts when it
 PARKED_MOST = 1_000  # parked patches kept for second looks, the best ones; and as many of the worst
 LOSSES_FROM = 500  # patches decided last, among which those are that are known to lose
 AT_ONCE = 64  # reads under way at once
+STALE_AT_ONCE = 100  # machines read again at one look after what concerns all of them
 PAGE = 500  # ledger entries, or patches, read at once
 Noise = Callable[[], Awaitable[Mapping[str, float]]]
 
@@ -63,6 +65,7 @@ class Scheduler:
         self._measured: set[tuple[str, str]] = set()  # base and machine of baselines among them
         self._doubted: set[str] = set()  # identities that entered or left quarantine
         self._lines: set[str] = set()  # patches, and machines as "@id", that something happened to
+        self._stale: dict[str, None] = {}  # machines to be read again, by and by: each is before it is planned for
         self._heard: dict[str, float] = {}  # machine -> last heard of, oldest first
         self._around: dict[str, tuple[str, float]] = {}  # machine -> hardware class, last read; oldest first
         self._patches: dict[str, Patch] = {}  # undecided ones
@@ -111,7 +114,7 @@ class Scheduler:
             self._doubted.add(entry.body["identity_id"])
         elif entry.kind == "instruction" and entry.body["action"] in ("invalidate", "restore"):
             self._doubted.add(entry.body["subject"])
-            self._lines |= {f"@{machine_id}" for machine_id in self._heard}  # whose baselines may not count any more
+            self._stale |= dict.fromkeys(self._heard)  # whose baselines may not count any more
 
     async def follow(self) -> None:
         """Reads what changed."""
@@ -120,6 +123,7 @@ class Scheduler:
                 await self._load()
             await self._read_news()
             self._forget_silent()
+            self._lines |= {f"@{machine_id}" for machine_id in islice(self._stale, STALE_AT_ONCE)}
             await self._read_lines()
 
     async def _read_news(self) -> None:
@@ -128,7 +132,7 @@ class Scheduler:
         try:
             if news & {"promotion", "rollback"}:
                 await self._read_best()
-                self._lines |= {f"@{machine_id}" for machine_id in self._heard}
+                self._stale |= dict.fromkeys(self._heard)
             if self._doubted:
                 self.planner.set_quarantined(await self._records.quarantined())
                 self._lines |= {patch_id for patch_id in self._patches if self._has_run(self._doubted, patch_id)}
@@ -149,9 +153,7 @@ class Scheduler:
 
     def _forget_silent(self) -> None:
         silent = self._now_ms() - ACTIVE_MS
-        for machine_id, at_ms in list(self._heard.items()):
-            if at_ms >= silent:
-                break
+        for machine_id in list(takewhile(lambda machine_id: self._heard[machine_id] < silent, self._heard)):
             del self._heard[machine_id]
             self.planner.drop_machine(machine_id)
         long_gone = self._now_ms() - AROUND_MS
@@ -203,6 +205,7 @@ class Scheduler:
         decided = await self._store.ranked("decided", LOSSES_FROM, highest_first=True)
         for patch in await self._in_pages(member for member, _ in decided):
             await self._note_loss(patch)
+        self._stale.clear()
         self._lines |= {f"@{machine_id}" for machine_id in self._heard}
         self._loaded = True
 
@@ -240,6 +243,7 @@ class Scheduler:
             await self._note_loss(patch)
 
     async def _read_machine(self, machine_id: str) -> None:
+        self._stale.pop(machine_id, None)
         machine = await self._records.machine(machine_id)
         if machine is None or machine_id not in self._heard:
             return
@@ -283,6 +287,8 @@ class Scheduler:
     async def choose(self, machine: Machine) -> Offer | Why:
         """What the machine should run now, or why there is nothing."""
         self.hear(machine.machine_id)
+        if machine.machine_id in self._stale:
+            self._lines.add(f"@{machine.machine_id}")
         await self.follow()
         choice = self.planner.choose(machine.machine_id, self._now_ms(), self._draw())
         if choice.kind is Kind.NOTHING:

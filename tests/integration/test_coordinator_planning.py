@@ -14,6 +14,7 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1.patch_pb2 import Patch
 from coordinator import main as program
+from coordinator import scheduling
 from coordinator.access import Role
 from coordinator.planning import Why
 from coordinator.policy import DEFAULT_POLICY
@@ -224,6 +225,28 @@ async def test_what_was_followed_is_what_a_fresh_start_reads(starter: Starter, m
             )
             assert await facts(app.scheduler, patches, peers) == await facts(fresh, patches, peers), step
         await swarm.verdict(patches[0].patch_id, "promoted")
+
+
+async def test_a_new_best_is_taken_in_machine_by_machine(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks is planned for on it at once, and the others a few looks later."""
+    monkeypatch.setattr(scheduling, "STALE_AT_ONCE", 1)
+    async with drawing(starter, 1.0, monkeypatch) as swarm:
+        app = swarm.running.app
+        patch = await swarm.peer("author").submit(a_diff(0))
+        peers = await three(swarm)
+        for value in (1.0, 0.98):
+            for peer in peers:
+                await peer.work(lambda order, value=value: value)
+        await swarm.verdict(patch.patch_id, "promoted")
+        app.scheduler._stale = dict.fromkeys(peer.machine_id for peer in peers)  # as if none had been read since
+        assert (await peers[-1].order()).source_sha256 == patch.candidate_sha256
+        for _ in peers:
+            await app.scheduler.follow()
+        assert not app.scheduler._stale
+        fresh = Scheduler(
+            swarm.running.swarm, app.records, app.scheduler._noise, now_ms=program.now_ms, draw=lambda: 1.0
+        )
+        assert await facts(app.scheduler, [patch], peers) == await facts(fresh, [patch], peers)
 
 
 async def test_a_lease_costs_the_store_as_much_with_many_patches_as_with_few(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoresearch.digest import sha256_hex
+from autoresearch.judging import spans
 from autoresearch.judging.model import Best, Patch, Proposal
 from autoresearch.judging.trust import Recheck
 from autoresearch.judging.verdict import Verdict
@@ -137,8 +138,9 @@ class Promoter:
     async def roll_back(self, old: Best, new: Best, reason: str, facts: Mapping[str, Any], jury: Jury) -> bool:
         """Takes the promotions after `old` up to `new` back out of the best; False when something changed meanwhile.
 
-        What was promoted later stays where it merges without them. Where it does not, the best is `old` again, and
-        the later patches go on with the evidence that they have.
+        What was promoted later stays where it merges without them. Where it does not, the best is `old` again, or the
+        newest before it that holds nothing that was taken back since, and the later patches go on with the evidence
+        that they have.
         """
         best = await self._records.best()
         lineage = await self._records.lineage()
@@ -146,8 +148,7 @@ class Promoter:
         faulty = tuple(range(old.generation + 1, new.generation + 1))
         if not gone.isdisjoint(faulty):
             return True
-        later = [b for b in lineage if b.generation > new.generation and not b.undone and b.generation not in gone]
-        taken = await self._without(old, new, best, faulty, tuple(b.generation for b in later))
+        taken = await self._without(old, new, faulty, lineage)
         promoted = {b.generation: b.patch_id for b in lineage if b.generation in taken.undone}
         patches = await self._records.patches(list(promoted.values()))
 
@@ -170,15 +171,17 @@ class Promoter:
 
         return await self._move(crown)
 
-    async def _without(
-        self, old: Best, new: Best, best: Best, faulty: tuple[int, ...], later: tuple[int, ...]
-    ) -> TakenBack:
+    async def _without(self, old: Best, new: Best, faulty: tuple[int, ...], lineage: Sequence[Best]) -> TakenBack:
         before, with_them = await self._text(old.source_sha256), await self._text(new.source_sha256)
-        current = await self._text(best.source_sha256)
+        current = await self._text(lineage[-1].source_sha256)
         merged = await asyncio.to_thread(merging.merge, with_them, current, before)
-        if isinstance(merged, merging.Conflict) or len(merged.encode()) > self._source_bytes:
-            return TakenBack(before, faulty, (*faulty, *later))
-        return TakenBack(merged, faulty, faulty)
+        if not isinstance(merged, merging.Conflict) and len(merged.encode()) <= self._source_bytes:
+            return TakenBack(merged, faulty, faulty)
+        holds = spans.held((own.generation, own.undone) for own in lineage)
+        standing = holds[lineage[-1].generation]
+        ground = spans.ground(holds, standing, old.generation)
+        (source,) = [own.source_sha256 for own in lineage if own.generation == ground]
+        return TakenBack(await self._text(source), faulty, tuple(sorted(standing - holds[ground])))
 
     async def _best_without(self, best: Best, new: Best, taken: TakenBack, reason: str, *, entry: int) -> Best:
         title = f"Roll back generation {', '.join(map(str, taken.faulty))}: {new.title}"

@@ -198,6 +198,36 @@ async def test_what_does_not_merge_without_goes_on_with_its_evidence(desk: Desk)
     await replayed(desk)
 
 
+async def test_what_was_rolled_back_does_not_come_back_with_an_older_best(desk: Desk) -> None:
+    """The second promotion was made on the first, which is out by then, and cannot be merged out: not even the best
+    before it can be used."""
+    author, *jurors = await desk.jurors("author", "ada", "bea", "cyd")
+    others = await desk.jurors("dan", "eli", "fay")  # they and the late audit nothing: each measures one best alone
+    late = await desk.jurors("gus", "hal", "ivy")
+    first = await desk.promote(await desk.submit(author, edit(A0=1), title="First"), jurors)
+    one = await desk.records.best()
+    second = await desk.promote(await desk.submit(author, edit(A5=1), title="Second"), others)
+    two = await desk.records.best()
+    third = await desk.promote(await desk.submit(author, {"A5 = 1": "A5 = 2"}, title="Third"), late)
+    for juror in jurors:
+        await desk.baseline(juror, one.source_sha256, 1.05)
+    await desk.follow()
+    assert (await desk.records.best()).undone == (1,)
+    for juror in jurors:
+        await desk.baseline(juror, two.source_sha256, 1.10)
+    await desk.follow()
+    assert (await desk.records.best()).undone == (2, 3)
+    source = git(desk, "show", "best:train.py")
+    assert "A0 = 0" in source
+    assert "A5 = 0" in source
+    assert [(await desk.patch(patch)).verdict for patch in (first, second, third)] == [
+        "regressed",
+        "regressed",
+        "conflict",
+    ]
+    await replayed(desk)
+
+
 async def test_a_roll_back_by_liars_falls_when_they_are_found_out(desk: Desk) -> None:
     author, eve, *others = await desk.jurors("author", "eve", "ada", "bea", "cyd")
     patch = await desk.promote(await desk.submit(author, edit(A0=1)), others)

@@ -4,7 +4,7 @@ A promotion is audited by machines that measured the best after it and the one b
 in between, because the next promotion came too soon, the promotions around it are audited together.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from autoresearch.judging import pairing
@@ -47,6 +47,23 @@ def spans(lineage: Sequence[Best], measured: Container[str]) -> list[Span]:
                 found.append(Span(old, best, since))
             old, since = best, ()
     return found
+
+
+def held(lineage: Iterable[tuple[int, tuple[int, ...]]]) -> dict[int, frozenset[int]]:
+    """Per generation, the promotions whose changes its source holds. `lineage`: of each best its generation, and the
+    generations that it takes back; from the first."""
+    found: dict[int, frozenset[int]] = {}
+    standing: frozenset[int] = frozenset()
+    for generation, undone in lineage:
+        standing = standing - set(undone) if undone or not found else standing | {generation}
+        found[generation] = standing
+    return found
+
+
+def ground(holds: Mapping[int, Set[int]], standing: Set[int], generation: int) -> int:
+    """The newest generation up to this one that holds nothing but what stands: where a best goes back to that cannot be
+    made by a merge. `holds`: see `held`. The first generation holds nothing, so there always is one."""
+    return max(own for own, promoted in holds.items() if own <= generation and promoted <= standing)
 
 
 def audit_rows(

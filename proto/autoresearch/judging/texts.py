@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from autoresearch.admission_errors import AdmissionError
 from autoresearch.digest import sha256_hex
+from autoresearch.judging import spans
 from autoresearch.judging.ledger import Entry
 from autoresearch.unified_diff import apply_patch
 from autoresearch.v1.envelope_pb2 import Envelope
@@ -33,6 +34,7 @@ class _Best(NamedTuple):
     generation: int
     commit: str
     source_sha256: str
+    undone: tuple[int, ...]  # generations that it takes back
 
 
 class _Change(NamedTuple):
@@ -50,7 +52,6 @@ class Texts:
         self.unmade = 0  # entries whose text was believed by its digest
         self._merge = merge
         self._bests: list[_Best] = []
-        self._standing: set[int] = set()  # generations promoted and not undone
         self._sources: dict[str, bytes] = {}  # text of the bests by digest, compressed
         self._patches: dict[str, _Change] = {}
 
@@ -102,16 +103,16 @@ class Texts:
             _check("source", made, body["source_sha256"])
             text = made
         finally:
-            self._standing.add(body["generation"])
             self._crown(body, body["generation"], text)
 
     def _rollback(self, body: Mapping[str, Any]) -> None:
-        self._standing -= {*body["undone"]}
         old, new = (self._text(self._of(body[f"{which}_generation"])) for which in ("old", "new"))
         best, digest = self._text(self._bests[-1].source_sha256), body["source_sha256"]
-        self._crown(body, body["generation"], body["source"])
-        kept = any(generation > body["old_generation"] for generation in self._standing)  # promoted later
-        if kept or digest != sha256_hex(old.encode()):
+        before = spans.held((own.generation, own.undone) for own in self._bests)
+        standing = before[self._bests[-1].generation]
+        ground = spans.ground(before, standing, body["old_generation"])
+        self._crown(body, body["generation"], body["source"], tuple(body["undone"]))
+        if standing - {*body["undone"]} != before[ground] or digest != self._of(ground):
             _check("source", self._merged(new, best, old), digest)
 
     def _of(self, generation: int) -> str:
@@ -132,8 +133,8 @@ class Texts:
             raise TextError("its changes do not merge onto what it names")
         return merged
 
-    def _crown(self, body: Mapping[str, Any], generation: int, text: str | None) -> None:
-        self._bests.append(_Best(generation, body["commit"], body["source_sha256"]))
+    def _crown(self, body: Mapping[str, Any], generation: int, text: str | None, undone: tuple[int, ...] = ()) -> None:
+        self._bests.append(_Best(generation, body["commit"], body["source_sha256"], undone))
         if text is not None:
             self._sources[body["source_sha256"]] = zlib.compress(text.encode())
 

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from coordinator.quotas import AUTHENTICATE, BULK, ENROL, INSTRUCT, PROOF, READ, SESSION, SUBMIT, Quota
+from coordinator.quotas import AUTHENTICATE, BULK, ENROL, INSTRUCT, LIST, PROOF, READ, SESSION, SUBMIT, Quota
 
 
 class Role(enum.StrEnum):
@@ -54,7 +54,7 @@ CALLS: Mapping[str, Terms] = {
     _PATCH + "SubmitPatch": Terms(By.SIGNATURE, SUBMIT, frozenset({Role.AUTHOR})),
     _PATCH + "WithdrawPatch": Terms(By.SIGNATURE, SUBMIT, frozenset({Role.AUTHOR})),
     _PATCH + "GetPatch": Terms(By.NOTHING, READ),
-    _PATCH + "ListPatches": Terms(By.NOTHING, READ),
+    _PATCH + "ListPatches": Terms(By.NOTHING, LIST),
     _PATCH + "GetBest": Terms(By.NOTHING, READ),
     _PATCH + "FetchLineage": Terms(By.NOTHING, BULK),
     _BOARD + "GetLeaderboard": Terms(By.NOTHING, READ),

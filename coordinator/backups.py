@@ -143,10 +143,11 @@ def alone(folder: Path) -> Iterator[None]:
     folder.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OperatorError(f"another command works in {folder}: wait for it, or end it") from error
         yield
-    except BlockingIOError as error:
-        raise OperatorError(f"another command works in {folder}: wait for it, or end it") from error
     finally:
         os.close(descriptor)
 

@@ -29,6 +29,8 @@ class Pace:
 
 
 READ = Quota("read", address_every_ms=20, address_burst=500)  # a page that asks everything twice a second
+# Patches with their evidence: a page takes the coordinator as long as a hundred other answers.
+LIST = Quota("list", address_every_ms=200, address_burst=300)
 BULK = Quota("bulk", address_every_ms=1_000, address_burst=60, address_open=60)  # whole ledgers and lineages
 # Statements of the ledger: each joining machine asks for two, and one may read a segment of the ledger from disk.
 PROOF = Quota("proof", address_every_ms=200, address_burst=300)

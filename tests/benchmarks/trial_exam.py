@@ -138,19 +138,10 @@ class Hall:
         ) as child:
             yield child
 
-    def orders(self) -> dict[str, object]:
-        manifest = self._manifest
-        return {
-            "vocab_size": manifest.vocab_size,
-            "sequence_len": manifest.sequence_len,
-            "bos_id": manifest.bos_id,
-            "device": "cpu",
-            "threads": 1,
-            "max_rows": 1,
-        }
-
     def admit(self, child: Child) -> "Seated":
-        return Seated(self.examiner(), child).begin(orders_for(self.orders(), self._source, self._weights))
+        limits = replace(LIMITS, batch_tokens=self._manifest.row_tokens)  # one row at a time: all they are asked
+        spec = TrialSpec(b"", 1, 1.0, self._manifest.data_dir, self._folder, limits=limits)
+        return Seated(self.examiner(), child).begin(orders_for(spec, self._manifest, self._source, self._weights))
 
 
 class Seated(Examiner):

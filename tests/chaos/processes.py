@@ -19,7 +19,10 @@ AGAIN_S = 1.0  # a program that ended is started again after
 END_S = 15.0
 FILLINGS = 20
 # Asks the kernel to kill it when this process dies, then becomes the program.
-_BOUND = "import ctypes,os,sys;ctypes.CDLL(None).prctl(1,9,0,0,0);os.execv(sys.argv[1],sys.argv[1:])"
+_BOUND = (
+    "import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,9,0,0,0);signal.signal(signal.SIGINT,signal.SIG_DFL);"
+    "os.execv(sys.argv[1],sys.argv[1:])"
+)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What tests of every room need: waiting for a condition, and a real store server. Nothing about any one room."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ Until = Callable[..., None]
 # A busy machine is slow now and then: no example fails for that.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -219,13 +219,16 @@ async def typed(home: Path, answer: bytes) -> tuple[int, str]:
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "TERM": "xterm", "COLUMNS": "200"},
     )
     os.close(its)
-    shown = b""
+    overdue = asyncio.get_running_loop().call_later(60.0, process.kill)
+    shown, asked = b"", False
     with contextlib.suppress(OSError):  # the other side is closed: the program has ended
         while chunk := await asyncio.to_thread(os.read, ours, 4096):
             shown += chunk
-            if b"[y/N]" in chunk:
+            if not asked and b"[y/N]" in shown:
+                asked = True
                 os.write(ours, answer)
     os.close(ours)
+    overdue.cancel()
     return await process.wait(), shown.decode()
 
 

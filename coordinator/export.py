@@ -15,9 +15,9 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from autoresearch.digest import sha256_hex
 from autoresearch.merkle import Frontier
@@ -72,6 +72,12 @@ class LedgerExport:
             OperatorError: the file cannot be written or another coordinator writes it, or the store is behind it or
                 differs from it, or a segment is missing.
         """
+        await _to_the_end(self._open())
+        await self._copy()
+        if self._segments_ready():
+            await _to_the_end(self._swap(await asyncio.to_thread(self._compress)))
+
+    async def _open(self) -> None:
         try:
             self._lock = await asyncio.to_thread(live_file.lock, self.path)
             self._live = await asyncio.to_thread(LiveFile.open, self.path)
@@ -82,9 +88,6 @@ class LedgerExport:
             raise OperatorError(
                 f"cannot write the ledger {self.path}: {error.strerror}; mend that and start again"
             ) from error
-        await self._copy()
-        if self._segments_ready():
-            await self._swap(await asyncio.to_thread(self._compress))
 
     def _join(self) -> None:
         """Makes live file and closed segments one ledger; finishes what a death between them left."""
@@ -120,14 +123,18 @@ class LedgerExport:
         Raises:
             LostEntriesError: the store lost entries. Nothing counts as durable from then on.
         """
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):  # not wait_for: Python 3.11's may swallow a cancellation
-                    await self._wake.wait()
-            self._wake.clear()
-            with contextlib.suppress(StoreError):  # away for longer than calls wait: whoever waits here waits on
-                await self._copy()
-            await self._rotate()
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY_S):  # not wait_for: Python 3.11's may swallow a cancellation
+                        await self._wake.wait()
+                self._wake.clear()
+                with contextlib.suppress(StoreError):  # away for longer than calls wait: whoever waits here waits on
+                    await self._copy()
+                await self._rotate()
+        finally:
+            if self._closing is not None:
+                await _ended(self._closing)  # it reads the live file, which is closed next
 
     def wake(self) -> None:
         """Says that there is something to copy."""
@@ -187,16 +194,19 @@ class LedgerExport:
     async def _copy(self) -> None:
         try:
             while lines := await self._news():
-                await asyncio.to_thread(self._here.write, lines)
-                self._failure = None
-                self.tree = self.tree.grown(self._here.add(lines))
-                await self._tell()
+                await _to_the_end(self._add(lines))
         except OSError as error:
             self._failure = OperatorError(f"cannot write the ledger {self.path}: {error.strerror}")
             await self._tell()
         except LostEntriesError:
             await self._tell()
             raise
+
+    async def _add(self, lines: list[bytes]) -> None:
+        await asyncio.to_thread(self._here.write, lines)
+        self._failure = None
+        self.tree = self.tree.grown(self._here.add(lines))
+        await self._tell()
 
     async def _news(self) -> list[bytes]:
         """Lines of the store that are not here yet. Read with the last one that is: it must still be there."""
@@ -231,7 +241,7 @@ class LedgerExport:
             return
         closing, self._closing = self._closing, None
         try:
-            await self._swap(closing.result())
+            await _to_the_end(self._swap(closing.result()))
         except OSError as error:
             self._close_after = now + AGAIN_S
             log.warning("cannot close a segment of the ledger, will try again: %s", error)
@@ -264,6 +274,23 @@ class LedgerExport:
     def _here(self) -> LiveFile:
         assert self._live is not None
         return self._live
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits it also where it is cancelled meanwhile: a thread's write cannot be, and what it made must be known."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _ended(task)
+        raise
+
+
+async def _ended(task: "asyncio.Task[Any]") -> None:
+    """Returns when it has ended in whatever way, however often the caller is cancelled."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
 
 
 async def _in_thread(lines: Iterator[bytes]) -> AsyncIterator[bytes]:

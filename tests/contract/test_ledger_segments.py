@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from autoresearch import checkpoint, envelope, merkle
 from autoresearch.digest import key_id
 from autoresearch.judging import ledger
-from coordinator import checkpoints, segments
+from coordinator import checkpoints, live_file, segments
 from coordinator.checkpoints import CHECKPOINTS, Checkpoints
 from coordinator.errors import OperatorError
 from coordinator.export import LedgerExport
@@ -261,6 +262,49 @@ async def test_a_disk_too_full_for_a_segment_stops_no_acknowledgement(
         monkeypatch.undo()
         export._close_after = 0.0  # a minute later
         await until(lambda: len(export.closed) == 2)
+        assert await read(export) == lines == unpacked(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(live_file.LiveFile, "write"), (segments, "compress"), (segments, "save")],
+    ids=["write", "compress", "save"],
+)
+async def test_what_the_disk_is_doing_is_ended_before_the_files_are_closed(
+    store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, name: str
+) -> None:
+    """A coordinator that ends lets go of its folder: no thread of it may write there, or hold a file, any more."""
+    begun, go = threading.Event(), threading.Event()
+    really: Callable[..., object] = getattr(where, name)
+
+    def slow(*arguments: object) -> object:
+        begun.set()
+        assert go.wait(20)
+        return really(*arguments)
+
+    export = LedgerExport(tmp_path / "autoresearch.jsonl", store, segment_entries=EACH)
+    await export.start()
+    work = asyncio.create_task(export.run())
+    try:
+        monkeypatch.setattr(where, name, slow)
+        lines = await written(store, EACH)
+        export.wake()
+        assert await asyncio.to_thread(begun.wait, 20)
+        for _ in range(3):
+            work.cancel()
+            done, _ = await asyncio.wait({work}, timeout=0.05)
+            assert not done
+        go.set()
+        await asyncio.wait({work}, timeout=20)
+        assert work.cancelled()
+        assert await read(export) == lines
+    finally:
+        go.set()
+        work.cancel()
+        export.close()
+    monkeypatch.undo()
+    async with exporting(tmp_path, store) as export:
+        await until(lambda: len(export.closed) == 1)
         assert await read(export) == lines == unpacked(tmp_path)
 
 

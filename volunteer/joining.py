@@ -71,16 +71,7 @@ async def joined(
         trials = trials or _local_trials(settings, machine, clock)
         await _get_ready(trials, client.swarm, show)
         worker = Worker(who.key, who.machine_id, machine.hardware, _software(), settings.join.canary)
-        enrolment = await enrolling.enrolment(
-            client,
-            who,
-            name,
-            worker=worker,
-            invitation=settings.join.invitation,
-            tell=show.say,
-            at_ms=clock.wall_ms(),
-        )
-        await _enrol(client, enrolment, settings, name, show)
+        enrolment = await _enrol(client, who, settings, name=name, worker=worker, show=show, at_ms=clock.wall_ms())
         spool = _spool(settings, client.swarm, who, show)
         session = Session(_first_state(settings, client.swarm, who, spool))
         yield Workday(
@@ -133,11 +124,17 @@ def _machine(settings: Settings, show: Display) -> hardware.Machine:
     return machine
 
 
-async def _enrol(client: Client, enrolment: Envelope, settings: Settings, name: str, show: Display) -> None:
-    """Enrolls, and remembers the swarm from then on."""
+async def _enrol(
+    client: Client, who: Identity, settings: Settings, *, name: str, worker: Worker, show: Display, at_ms: int
+) -> Envelope:
+    """Enrolls, and remembers the swarm from then on; returns what it was done with."""
+    enrolment = await enrolling.enrolment(
+        client, who, name, worker=worker, invitation=settings.join.invitation, tell=show.say, at_ms=at_ms
+    )
     enrolled, swarm = await client.enroll(enrolment), client.swarm
     pin.save(settings.home, Pin(swarm.address, swarm.swarm_id, name, swarm.challenge_bytes))
     show.say(f"enrolled as {name}; results compare within {clean_line(enrolled.hardware_class, 200)}")
+    return enrolment
 
 
 def _agree(settings: Settings, swarm: Swarm, ask: consent.Ask | None) -> None:

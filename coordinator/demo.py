@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autoresearch.v1 import patch_pb2
+from coordinator import segments
 from coordinator.demo_processes import DemoError, Process, submit
 from coordinator.demo_reader import Reader
 from coordinator.demo_report import Report
@@ -27,7 +28,7 @@ from coordinator.errors import OperatorError
 START_S = 120.0  # the coordinator prepares data on its first start
 MOST_S = 3600.0  # a machine that needs longer than this is not able to run the demo
 SETTLED_S = 2.0  # decided, and nothing under way, for this long
-LOOK_S = 0.25
+LOOK_S = 0.5  # each look is five calls, on processors that have trials to run
 KEEP_LOOK_S = 1.0
 
 
@@ -63,6 +64,7 @@ class _Demo:
     def run(self) -> int:
         began = time.monotonic()
         patches_dir = _samples()
+        self._check_report()
         self._make_folder()
         address, reader = self._start_coordinator()
         slots = max(1, min(len(VOLUNTEERS), self._cores))
@@ -73,7 +75,7 @@ class _Demo:
         self._console.print(Text(heading))
         for name in VOLUNTEERS:
             self._start_volunteer(name, address, slots)
-        ids = self._submit(patches_dir, address)
+        ids = self._submit(patches_dir, address, reader)
         with Screen(self._console, heading) as screen:
             screen.names = {patch_id: name for name, patch_id in ids.items()}
             self._watch(screen, reader, set(ids.values()), began)
@@ -100,6 +102,12 @@ class _Demo:
             os.close(self._lock)
 
     # --- starting ---
+
+    def _check_report(self) -> None:
+        """Before the demo, not after its minutes, says that the report has no place."""
+        report = self._settings.report
+        if report is not None and not os.access(report.absolute().parent, os.W_OK | os.X_OK):
+            raise DemoError(f"cannot write the report {report}: choose a file in a folder that exists, with --json")
 
     def _make_folder(self) -> None:
         """Makes the folder, and locks it: a demo must not be thrown away, or continued, while it runs."""
@@ -143,8 +151,9 @@ class _Demo:
     def _port(self) -> int:
         """A free port, kept for the demo's whole life: the volunteers know the coordinator by it."""
         path = self._folder / "port"
-        if path.exists() and _is_free(int(path.read_text())):
-            return int(path.read_text())
+        known = path.read_text(errors="replace").strip() if path.exists() else ""
+        if known.isdecimal() and _is_free(int(known)):
+            return int(known)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
@@ -178,15 +187,32 @@ class _Demo:
         self._processes.append(process)
         return process
 
-    def _submit(self, patches_dir: Path, address: str) -> dict[str, str]:
+    def _submit(self, patches_dir: Path, address: str, reader: Reader) -> dict[str, str]:
         record = self._folder / "patches.json"
         ids: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
-        home = str(self._folder / "author")
+        own = ["--home", str(self._folder / "author"), "--swarm", address, "--author", AUTHOR]
         for name, (file, _) in PATCHES.items():
-            if name not in ids:
-                ids[name] = submit(["--home", home, "--swarm", address, "--author", AUTHOR, str(patches_dir / file)])
-                record.write_text(json.dumps(ids))
+            while name not in ids:
+                try:
+                    ids[name] = submit([*own, str(patches_dir / file)])
+                except DemoError:
+                    if not self._was_disturbed(reader):
+                        raise
+            segments.replace(record, [json.dumps(ids).encode()])
         return ids
+
+    def _was_disturbed(self, reader: Reader) -> bool:
+        """Whether somebody had killed a part of the swarm; all of it is there again on return.
+
+        Raises:
+            DemoError: it does not come back.
+        """
+        gone = [process.revive(self._console.print) for process in self._processes]
+        if not any(gone) and reader.look():
+            return False
+        if not reader.wait(START_S):
+            raise DemoError(f"the coordinator does not answer; read the logs in {self._folder / 'logs'}")
+        return True
 
     # --- watching ---
 

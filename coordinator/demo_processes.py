@@ -49,18 +49,19 @@ class Process:
             )
         self.restarts += 1
 
-    def revive(self, say: Callable[[str], None]) -> None:
-        """Starts it again if it is gone.
+    def revive(self, say: Callable[[str], None]) -> bool:
+        """Starts it again if it is gone; whether it was.
 
         Raises:
             DemoError: it keeps dying.
         """
         if self.running is None or self.running.poll() is None:
-            return
+            return False
         if self.restarts >= RESTARTS:
             raise DemoError(f"{self.name} keeps ending (exit code {self.running.returncode}); read {self.log}")
         say(f"{self.name} is gone (exit code {self.running.returncode}): starting it again")
         self.start()
+        return True
 
     def end(self) -> None:
         """Ends it: politely, at once, then for certain."""
@@ -88,7 +89,10 @@ def submit(arguments: Sequence[str]) -> str:
         DemoError: it was refused.
     """
     command = [sys.executable, "-m", "volunteer", "submit", "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATCH_S, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATCH_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(f"a sample patch was not taken within {PATCH_S:g} s; start the demo again") from error
     if done.returncode:
         raise DemoError(f"a sample patch was refused: {done.stderr.strip() or done.stdout.strip()}")
     return str(json.loads(done.stdout)["patch"]["patch_id"])

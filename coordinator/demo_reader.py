@@ -25,6 +25,7 @@ class Picture:
     best: patch_pb2.Best = field(default_factory=patch_pb2.Best)
     patches: list[patch_pb2.Patch] = field(default_factory=list)
     events: list[board_pb2.Event] = field(default_factory=list)
+    leaderboard: board_pb2.GetLeaderboardResponse = field(default_factory=board_pb2.GetLeaderboardResponse)
 
 
 class Reader:
@@ -46,14 +47,11 @@ class Reader:
             start = seen.events[-1].sequence + 1 if seen.events else 0
             watch = self._board.WatchEvents(board_pb2.WatchEventsRequest(start=start), timeout=CALL_S)
             events = [*seen.events, *(response.event for response in watch)]
+            board = self._board.GetLeaderboard(board_pb2.GetLeaderboardRequest(), timeout=CALL_S)
         except grpc.RpcError:
             return False
-        self.picture = Picture(status, best, list(listed.patches), events)
+        self.picture = Picture(status, best, list(listed.patches), events, board)
         return True
-
-    def leaderboard(self) -> board_pb2.GetLeaderboardResponse:
-        """Who gave how much."""
-        return self._board.GetLeaderboard(board_pb2.GetLeaderboardRequest(), timeout=CALL_S)
 
     def wait(self, seconds: float) -> bool:
         """Waits for the coordinator's first answer."""

@@ -33,7 +33,7 @@ class Report:
         """Prints everything and writes the JSON; whether every verdict is the expected one."""
         by_id = {patch.patch_id: patch for patch in self._reader.picture.patches}
         verdicts = {name: verdict_word(by_id[patch_id]) for name, patch_id in self._ids.items()}
-        self._console.print(leaderboard_table(self._reader.leaderboard()))
+        self._console.print(leaderboard_table(self._reader.picture.leaderboard))
         self._line("\nthe lineage's newest commit (git log -p -1 best):\n")
         self._line(Lineage.open(self._lineage).log_patch(1))
         for name, verdict in verdicts.items():

@@ -14,7 +14,7 @@ PATCHES = {  # name in the report -> (file in examples/patches, the verdict that
     "peek": ("peek.patch", "disqualified"),
 }
 BUDGET_S = 7.0
-DELTA_BPB = 0.06  # two standard deviations of such a trial beside busy neighbours; the improvement gains about 0.2
+DELTA_BPB = 0.06  # two standard deviations of such a trial beside busy neighbours; the improvement gains 0.10 to 0.15
 NOISE_PRIOR_BPB = 0.025
 FIRST_BASELINES = 2  # two on each machine: their spread is the demo's own measure of the noise
 LEASE_S = 20.0

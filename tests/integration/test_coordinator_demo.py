@@ -2,12 +2,13 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from coordinator import demo
+from coordinator.demo_processes import Process
 from coordinator.demo_settings import DemoSettings
 from coordinator.errors import OperatorError
 
@@ -33,3 +34,26 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OperatorError, match=r"cannot use the folder .*; choose another with --data"):
         demo.run(DemoSettings(tmp_path / "file"))
+
+
+def test_a_report_without_a_place_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=r"cannot write the report .*: choose a file in a folder that exists"):
+        demo.run(DemoSettings(tmp_path / "swarm", report=tmp_path / "missing" / "report.json"))
+    assert not (tmp_path / "swarm").exists()
+
+
+def test_who_was_killed_is_started_again_and_that_is_said(tmp_path: Path, until: Callable[..., None]) -> None:
+    process = Process("sleeper", ["-c", "import time; time.sleep(60)"], tmp_path / "log")
+    said: list[str] = []
+    process.start()
+    try:
+        first = process.running
+        assert first is not None
+        assert not process.revive(said.append)
+        first.kill()
+        until(lambda: first.poll() is not None, 20)
+        assert process.revive(said.append)
+        assert process.running is not first
+        assert said == ["sleeper is gone (exit code -9): starting it again"]
+    finally:
+        process.end()

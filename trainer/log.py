@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+from trainer.sandbox.paths import home
+
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)", re.DOTALL)
 # Everything that moves a cursor, reverses text or hides itself: C0 but newline and tab, DEL, C1, bidi, zero-width, what
 # varies the sign before it, and tags, in which a whole text can be hidden from people and be read by a model.
@@ -42,6 +44,6 @@ def one_line(text: str, limit: int = 300) -> str:
 
 def anonymous(text: str, folder: Path) -> str:
     """The text without what paths tell of the person: the trial's folder, Python's, and the home folder go."""
-    for path, stands_for in ((folder, ""), (sys.prefix, "python"), (sys.base_prefix, "python"), (Path.home(), "~")):
+    for path, stands_for in ((folder, ""), (sys.prefix, "python"), (sys.base_prefix, "python"), (home(), "~")):
         text = text.replace(f"{path}/", f"{stands_for}/" if stands_for else "")
     return text

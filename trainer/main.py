@@ -15,18 +15,26 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.errors import MachineError
 from trainer.live import LiveLine
 from trainer.overlap import may_start_early
 from trainer.record import Record
 from trainer.result import Outcome, TrialProgress, TrialResult, TrialSpec
+from trainer.sandbox.paths import home
 from trainer.trial import Trial, examine_weights, run_trial
 
 Watch = Callable[[str, TrialSpec], AbstractContextManager[LiveLine]]
 
 
 def default_data_dir(family: str) -> Path:
-    """Where data sets of a kind are prepared unless a person says otherwise."""
-    return Path.home() / ".cache" / "autoresearch-swarm" / family
+    """Where data sets of a kind are prepared unless a person says otherwise.
+
+    Raises:
+        MachineError: this account has no home folder.
+    """
+    if not home().is_dir():
+        raise MachineError("this account has no home folder: name a folder for the data with --data-dir")
+    return home() / ".cache" / "autoresearch-swarm" / family
 
 
 def default_budget_s(device: str) -> float:

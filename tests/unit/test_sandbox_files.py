@@ -11,8 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from trainer.errors import MachineError
+from trainer.main import default_data_dir
 from trainer.sandbox import disk, python_read_paths
 from trainer.sandbox.disk import folder_bytes
+from trainer.sandbox.paths import home
 from trainer.sandbox.process_table import parse, processes
 from trainer.sandbox.root import plan
 
@@ -90,10 +93,19 @@ def test_an_interpreter_finds_itself_its_library_and_torch():
 
 
 def test_neither_home_nor_anything_that_holds_it_is_readable():
-    home = Path.home().resolve()
+    whose = Path.home().resolve()
     for path in python_read_paths():
-        assert not home.is_relative_to(path.resolve()), path
-        assert not (home / ".ssh").is_relative_to(path), path
+        assert not whose.is_relative_to(path.resolve()), path
+        assert not (whose / ".ssh").is_relative_to(path), path
+
+
+def test_an_account_without_a_home_has_one_that_is_not_there(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # as in a container that runs under a bare number
+    assert not home().exists()
+    assert python_read_paths()
+    with pytest.raises(MachineError, match="no home folder: name a folder for the data with --data-dir"):
+        default_data_dir("tiny")
 
 
 def test_a_process_listing_is_read_in_every_form_of_time():

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from trainer.sandbox.paths import python_read_paths
+from trainer.sandbox.paths import home, python_read_paths
 from trainer.sandbox.policy import Policy, SandboxedProcess, SandboxError
 from trainer.sandbox.runner import launch, unavailable
 
@@ -68,7 +68,7 @@ def _reached(folder: Path, kind: str) -> tuple[str, ...]:
     secret = ctypes.create_string_buffer(_SECRET)
     with _services() as (port, path), (outside / "canary").open("rb") as leaked:
         os.set_inheritable(leaked.fileno(), True)
-        facts = {"home": str(Path.home()), "outside": str(outside), "parent": os.getpid(), "tcp_port": port}
+        facts = {"home": str(home()), "outside": str(outside), "parent": os.getpid(), "tcp_port": port}
         facts |= {"unix_path": path, "leaked": leaked.fileno(), "file_bytes": _FILE_BYTES}
         facts |= {"secret_at": ctypes.addressof(secret), "secret_bytes": len(_SECRET)}
         status, output = _run(["-I", "-S", str(_PROBE), json.dumps(facts)], folder, kind)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.sandbox import landlock, seccomp
+from trainer.sandbox.paths import home
 from trainer.sandbox.policy import Policy, SandboxError
 from trainer.sandbox.supervised import SupervisedProcess, settings_of, start
 
@@ -86,9 +87,9 @@ def shown(paths: Sequence[str]) -> list[str]:
     Each mount takes a tenth of a millisecond; what may be read of it is Landlock's to say, and stays the same.
     """
     parents = [str(Path(path).parent) for path in paths]
-    home = Path.home().resolve()
+    whose = home().resolve()
     many = [folder for folder, count in Counter(parents).items() if count >= _MANY]
-    whole = {folder for folder in many if not home.is_relative_to(Path(folder).resolve())}
+    whole = {folder for folder in many if not whose.is_relative_to(Path(folder).resolve())}
     return list(dict.fromkeys(parent if parent in whole else path for path, parent in zip(paths, parents, strict=True)))
 
 

@@ -42,6 +42,14 @@ def _executables() -> list[Path]:
     return chain
 
 
+def home() -> Path:
+    """The person's home folder; one that does not exist where the account has none (a container's bare user id)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
+
+
 def _holds_a_home(path: Path) -> bool:
     """Whether the person's home lies in it; such a path is never handed out whole."""
-    return Path.home().resolve().is_relative_to(path.resolve())
+    return home().resolve().is_relative_to(path.resolve())

@@ -15,6 +15,7 @@ from trainer.errors import MachineError
 from trainer.main import default_data_dir
 from trainer.sandbox import disk, python_read_paths
 from trainer.sandbox.disk import folder_bytes
+from trainer.sandbox.linux import _MANY, shown
 from trainer.sandbox.paths import home
 from trainer.sandbox.process_table import parse, processes
 from trainer.sandbox.root import plan
@@ -38,6 +39,19 @@ def test_the_root_keeps_links_as_links(tree):
     links, binds = plan([str(tree / "chain")])
     assert links == {str(tree / "chain"): f"{tree}/link/inner", str(tree / "link"): "real"}
     assert binds == [str(tree / "real" / "inner")]
+
+
+def test_of_many_in_a_folder_the_folder_is_shown_and_what_its_links_lead_to(tree):
+    """Debian's Python has `sitecustomize.py` in its library as a link into /etc."""
+    library, elsewhere = tree / "library", tree / "elsewhere.py"
+    library.mkdir()
+    elsewhere.touch()
+    for number in range(_MANY):
+        (library / f"{number}.py").touch()
+    (library / "link.py").symlink_to(elsewhere)
+    found = shown([str(path) for path in sorted(library.iterdir())])
+    assert sorted(found) == [str(library), str(library / "link.py")]
+    assert plan(found) == ({}, [str(elsewhere), str(library)])
 
 
 def test_the_root_does_not_make_links_that_a_shown_folder_holds(tree):

@@ -82,7 +82,8 @@ def rules(policy: Policy) -> list[tuple[str, int]]:
 
 
 def shown(paths: Sequence[str]) -> list[str]:
-    """What the private root has to show for `paths`: of many in one folder the folder itself, unless a home is in it.
+    """What the private root has to show for `paths`: of many in one folder the folder itself, unless a home is in it,
+    and what links in it lead to elsewhere.
 
     Each mount takes a tenth of a millisecond; what may be read of it is Landlock's to say, and stays the same.
     """
@@ -90,7 +91,12 @@ def shown(paths: Sequence[str]) -> list[str]:
     whose = home().resolve()
     many = [folder for folder, count in Counter(parents).items() if count >= _MANY]
     whole = {folder for folder in many if not whose.is_relative_to(Path(folder).resolve())}
-    return list(dict.fromkeys(parent if parent in whole else path for path, parent in zip(paths, parents, strict=True)))
+    found: dict[str, None] = {}
+    for path, parent in zip(paths, parents, strict=True):
+        found[parent if parent in whole else path] = None
+        if parent in whole and Path(path).is_symlink():  # Debian keeps a module of Python's in /etc
+            found[path] = None
+    return list(found)
 
 
 def _pci_displays() -> list[str]:

@@ -252,6 +252,7 @@ def event(entry: Entry, names: Mapping[str, str]) -> board_pb2.Event:
         kind=entry.kind,
         text=named(_TEXT[entry.kind](entry.body, names), names),
         patch_id=entry.body.get("patch_id", ""),
+        source_sha256=entry.body.get("source_sha256", ""),
     )
 
 

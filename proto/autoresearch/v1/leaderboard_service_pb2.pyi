@@ -337,6 +337,7 @@ class Event(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     PATCH_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_SHA256_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Sequence number of its ledger entry."""
     at_ms: _builtins.int
@@ -349,6 +350,10 @@ class Event(_message.Message):
     """One line."""
     patch_id: _builtins.str
     """The patch concerned, if any."""
+    source_sha256: _builtins.str
+    """Digest of the train.py that the trial of a "result" ran, or that is the best from here on ("genesis", "promotion",
+    "rollback"); empty in other kinds.
+    """
     def __init__(
         self,
         *,
@@ -357,10 +362,11 @@ class Event(_message.Message):
         kind: _builtins.str = ...,
         text: _builtins.str = ...,
         patch_id: _builtins.str = ...,
+        source_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "kind", b"kind", "patch_id", b"patch_id", "sequence", b"sequence", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "kind", b"kind", "patch_id", b"patch_id", "sequence", b"sequence", "source_sha256", b"source_sha256", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -154,7 +154,7 @@ def _load_source(path: Path) -> ModuleType:
 def _offered(source: ModuleType, name: str) -> Callable[..., Any]:
     found: Callable[..., Any] | None = getattr(source, name, None)
     if not callable(found):
-        raise CandidateError(f"train.py has no function {name}(...)")
+        raise CandidateError(f"train.py has no function {name}(...): define it, as in the seed's train.py")
     return found
 
 
@@ -179,7 +179,8 @@ def main() -> int:
     try:
         {"train": train, "exam": exam}[role](orders.header, read_fd, write_fd)
     except BaseException as error:  # noqa: BLE001  (a candidate may raise anything, SystemExit included)
-        traceback.print_exc()
+        if not isinstance(error, CandidateError):  # which says all itself
+            traceback.print_exc()
         write_frame(write_fd, _failure(error))
         return EXIT_FAILED
     return 0

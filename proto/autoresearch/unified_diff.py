@@ -17,6 +17,8 @@ from autoresearch.limits import DIFF_BYTES
 
 PATCHED_FILE: Final = "train.py"
 MAX_HUNKS: Final = 256
+# Of what two lines begin with alike: so much would hide from where they differ; so much is shown before it.
+_HIDES_CHARACTERS, _LEAD_CHARACTERS = 40, 10
 
 # git's a/ and b/; with diff.mnemonicPrefix the sides are c (commit), i (index), o (object), w (work tree).
 _ACCEPTED_NAMES: Final = frozenset([PATCHED_FILE, *(f"{side}/{PATCHED_FILE}" for side in "abciow")])
@@ -296,9 +298,19 @@ def _first_difference(hunk: Hunk, lines: Sequence[str]) -> str:
         if index >= len(lines):
             return f"expects {quoted(expected)} at line {index + 1} of {PATCHED_FILE}, which has {len(lines)} lines"
         if lines[index] != expected:
-            found = f"which has {quoted(lines[index])}" + _ending_hint(expected, lines[index])
-            return f"expects {quoted(expected)} at line {index + 1} of {PATCHED_FILE}, {found}"
+            wanted, there = _quoted_apart(expected, lines[index])
+            found = f"which has {there}" + _ending_hint(expected, lines[index])
+            return f"expects {wanted} at line {index + 1} of {PATCHED_FILE}, {found}"
     return f"expects its lines at line {hunk.old_start} of {PATCHED_FILE}"
+
+
+def _quoted_apart(one: str, other: str) -> tuple[str, str]:
+    """Both lines quoted, from where one sees that they differ."""
+    shared = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    if shared <= _HIDES_CHARACTERS:
+        return quoted(one), quoted(other)
+    begin = shared - _LEAD_CHARACTERS
+    return quoted("..." + one[begin:]), quoted("..." + other[begin:])
 
 
 def _ending_hint(expected: str, found: str) -> str:

@@ -210,6 +210,14 @@ def test_a_bad_diff_is_refused_by_name_and_place(diff: bytes | str, code: str, s
     assert (error.code, says in str(error)) == (code, True), error
 
 
+def test_long_lines_are_shown_from_where_they_differ() -> None:
+    line = "PAIRS = dict(gpu80=65_536, gpu24=32_768, mps=16k, gpu8=16_384, "
+    error = refusal(HEADER + f"@@ -1 +1 @@\n-{line}cpu=4_096\n+x\n", f"{line}cpu=2_048\n")
+    assert "expects '..._384, cpu=4_096\\n' at line 1 of train.py, which has '..._384, cpu=2_048\\n'" in str(error)
+    error = refusal(HEADER + f"@@ -1 +1 @@\n-{line}cpu=4_096\n+x\n", line)
+    assert "which has '...8=16_384, ';" in str(error)
+
+
 def test_lines_that_occur_twice_are_not_guessed_at() -> None:
     base = "x\na\nb\ny\na\nb\n"
     error = refusal(HEADER + "@@ -1,2 +1,2 @@\n a\n-b\n+c\n", base)

@@ -197,7 +197,7 @@ def test_a_budget_spent_before_the_clock_is_spent(bench):
 def test_a_long_warm_up_is_charged_to_the_budget(bench):
     result = bench.run(changed(BIGRAM, ("\n    model = build", EARLY.format(seconds=1.0))), budget_s=2.0)
     assert result.outcome is Outcome.COMPLETED, result
-    assert result.batches[0][1] > 0.5  # half of the budget was gone before the first batch
+    assert result.batches[0][1] > 0.49  # half of the budget was gone before the first batch; clocks are read apart
     assert result.train_s == pytest.approx(2.0, abs=0.2)
 
 

@@ -15,6 +15,7 @@ from autoresearch.digest import sha256_hex
 from coordinator import receiving, tokens
 from coordinator.access import CALLS, OTHERS, By, Terms
 from coordinator.crowd import Crowd
+from coordinator.places import Places
 from coordinator.quotas import SESSION_MESSAGES, Quota, address_of, spoken_wait
 from coordinator.receiving import Receiver
 from coordinator.refusals import NotAllowedError, TooOftenError, UnauthenticatedError
@@ -23,6 +24,10 @@ from coordinator.rpc_errors import abort
 from coordinator.store import Store
 
 SESSION_CALL: Final = "/autoresearch.v1.VolunteerService/Session"
+# Calls that are admitted at once, in this process and from one address: each asks the store, and must not be the
+# thousandth there.
+ADMITTING_MOST: Final = 16
+ADMITTING_OF_ADDRESS: Final = 4
 _BEARER: Final = "Bearer "
 
 
@@ -35,6 +40,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._token_key = token_key
         self._now_ms = now_ms
         self._crowd = Crowd()
+        self._admitting = Places(ADMITTING_MOST, ADMITTING_OF_ADDRESS)
         self._receiver = Receiver()
 
     async def intercept_service(
@@ -56,7 +62,8 @@ class Gate(grpc.aio.ServerInterceptor):
             if terms is None:
                 raise NotAllowedError("this call is not open to anybody")
             with self._crowd.inside(terms.quota, address):
-                await self._admit(terms, address, authorization)
+                async with self._admitting.one(address):
+                    await self._admit(terms, address, authorization)
                 yield
 
         return _Guarded(handler, admitted, self._receiver).handler()

@@ -21,6 +21,7 @@ from autoresearch.v1 import (
     patch_service_pb2,
     volunteer_service_pb2,
 )
+from coordinator.crowd import OPEN_MOST
 from coordinator.edge import Edge
 from coordinator.errors import OperatorError
 from coordinator.keys import TlsIdentity
@@ -28,6 +29,11 @@ from coordinator.service import register
 
 HANDSHAKE_MS: Final = 20_000  # from a connection's first byte to the end of TLS and of HTTP/2's greeting
 IDLE_MS: Final = 300_000  # a connection without a call is closed; clients open another when they need one
+# New calls wait in a line for each method until Python takes them up, one after the other. gRPC itself would cancel
+# every second one of those that come when 2,000 wait, each from 3,000 on, and whichever has waited for 30 s; so few
+# hostile calls would shut everybody out. When to give up waiting is the caller's to say.
+WAITING_MOST: Final = OPEN_MOST
+WAITING_S: Final = 600
 STREAMS_MOST: Final = 128  # calls at once on one connection; a volunteer needs two
 FILES_KEPT: Final = 256  # for the ledger, the store, git and what a connection's end still holds
 CONNECTIONS_MOST: Final = 16_384
@@ -75,6 +81,9 @@ def options(connections_most: int) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", connections_most),
         ("grpc.max_concurrent_streams", STREAMS_MOST),
         ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.server_max_unrequested_time_in_server", WAITING_S),
+        ("grpc.server.max_pending_requests", WAITING_MOST),
+        ("grpc.server.max_pending_requests_hard_limit", WAITING_MOST),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

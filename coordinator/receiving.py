@@ -5,15 +5,16 @@ would answer one that cannot be parsed with UNKNOWN and its own words. So every 
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from coordinator.places import Places
 from coordinator.refusals import InvalidRequestError, TooSlowError
 
 READ_S: Final = 30.0  # a whole message comes within this: the largest over a line of half a megabit a second
+LEAST_SHARE: Final = 1 / 15  # of that time, when hardly a place is left: what was sent with its call is there by then
 # Calls whose message is awaited at once, in this process and from one address; the others wait. With the limit on a
 # message that is the most memory that half-sent ones take.
 READING_MOST: Final = 128
@@ -27,9 +28,7 @@ class Receiver:
 
     def __init__(self, *, read_s: float = READ_S) -> None:
         self._read_s = read_s
-        self._reading = asyncio.Semaphore(READING_MOST)
-        self._of_address: dict[str, asyncio.Semaphore] = {}
-        self._interested: dict[str, int] = {}
+        self._places = Places(READING_MOST, READING_OF_ADDRESS)
 
     async def only(self, requests: AsyncIterator[bytes], parse: Parse, address: str) -> Any:
         """The one message of a call.
@@ -38,27 +37,22 @@ class Receiver:
             InvalidRequestError: there is none, or it cannot be parsed.
             TooSlowError: it did not come in time.
         """
-        async with self._turn(address):
+        async with self._places.one(address):
+            patience_s = self._patience_s()
             try:
-                async with asyncio.timeout(self._read_s):
+                async with asyncio.timeout(patience_s):
                     data = await anext(aiter(requests), None)
             except TimeoutError as error:
-                raise TooSlowError(f"the call's message did not come within {self._read_s:g} s: call again") from error
+                raise TooSlowError(f"the call's message did not come within {patience_s:.2g} s: call again") from error
         if data is None:
             raise InvalidRequestError("the call carries no message")
         return parsed(data, parse)
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, address: str) -> AsyncIterator[None]:
-        own = self._of_address.setdefault(address, asyncio.Semaphore(READING_OF_ADDRESS))
-        self._interested[address] = self._interested.get(address, 0) + 1
-        try:
-            async with own, self._reading:
-                yield
-        finally:
-            self._interested[address] -= 1
-            if not self._interested[address]:
-                del self._interested[address], self._of_address[address]
+    def _patience_s(self) -> float:
+        """How long a message is waited for: the less, the fewer places are left, so that no flood of slow ones, from
+        however many addresses, keeps them for long."""
+        left = (1 + self._places.free) / self._places.most
+        return self._read_s * max(left * left, LEAST_SHARE)
 
 
 async def each(requests: AsyncIterator[bytes], parse: Parse) -> AsyncIterator[Any]:

@@ -32,6 +32,7 @@ CONNECTION_MB = 0.1
 # wait in one line, which moves by some thousand a second: the floods of the long form put ten thousand into it at once.
 ANSWERED_S = 60.0
 HELD_S = {"short": 1.5, "long": 12.0}
+JOIN_MEANWHILE = 5  # newcomers, while all of the flood is held
 ADDRESSES = 40
 # Connections of each kind. The calls on them are a hundred times as many.
 FLOODS = {
@@ -94,6 +95,14 @@ class Served:
         ack = await peer.deliver(peer.result(answer, 1.0))
         assert ack.status == volunteer_pb2.RESULT_STATUS_ACCEPTED, ack.reason
         return True
+
+    async def joined(self, count: int, working: asyncio.Task[int]) -> None:
+        """Waits until so many more newcomers have joined; raises what `work` ended with."""
+        wanted = len(self.waits_s.get("joining", ())) + count
+        while len(self.waits_s.get("joining", ())) < wanted:
+            if working.done():
+                working.result()
+            await asyncio.sleep(0.05)
 
     def waited(self) -> str:
         """The waits as a line."""
@@ -173,6 +182,7 @@ async def test_honest_volunteers_are_served_in_a_flood(served: Served, size: str
     try:
         opened = {attack.kind: await attack.opened() for attack in attacks}
         await asyncio.sleep(HELD_S[size])
+        await served.joined(JOIN_MEANWHILE, working)
         held = {attack.kind: await attack.ended() for attack in attacks}
     finally:
         for attack in attacks:

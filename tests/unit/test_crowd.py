@@ -9,7 +9,7 @@ from autoresearch.v1.patch_service_pb2 import GetPatchRequest
 from coordinator import receiving
 from coordinator.crowd import Crowd
 from coordinator.quotas import Quota
-from coordinator.receiving import READING_OF_ADDRESS, Receiver
+from coordinator.receiving import READING_MOST, READING_OF_ADDRESS, Receiver
 from coordinator.refusals import InvalidRequestError, TooOftenError, TooSlowError
 
 FEW = Quota("few", address_every_ms=1, address_burst=1, address_open=2)
@@ -86,3 +86,19 @@ async def test_an_address_that_sends_slowly_keeps_only_itself_waiting() -> None:
     for task in slow:
         task.cancel()
     await asyncio.wait(slow)
+
+
+async def test_slow_senders_from_many_addresses_keep_nobody_waiting_for_long() -> None:
+    receiver = Receiver(read_s=6.0)
+    addresses = range(2 * READING_MOST // READING_OF_ADDRESS)
+    slow = [
+        asyncio.create_task(receiver.only(silent(), PARSE, f"slow {address}"))
+        for address in addresses
+        for _ in range(READING_OF_ADDRESS)
+    ]
+    await asyncio.sleep(0)
+    assert (await receiver.only(sent([DATA]), PARSE, "honest")).patch_id == "0" * 16
+    assert not slow[0].done()  # who came while there was room is given its time
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)

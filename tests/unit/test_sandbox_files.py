@@ -19,6 +19,7 @@ from trainer.sandbox.linux import _MANY, shown
 from trainer.sandbox.paths import home
 from trainer.sandbox.process_table import parse, processes
 from trainer.sandbox.root import plan
+from trainer.sandbox.supervisor import pause_s
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_looking_at_a_flooded_folder_ends(tmp_path, monkeypatch):
         (tmp_path / str(folder)).mkdir()
         for name in range(8):
             (tmp_path / str(folder) / str(name)).touch()
-    assert folder_bytes(str(tmp_path))[1] == 5 + 8  # the first folder that makes it too many is the last looked at
+    assert folder_bytes(str(tmp_path))[1] == 11  # one too many is known, and is enough
 
 
 def test_an_interpreter_finds_itself_its_library_and_torch():
@@ -111,6 +112,14 @@ def test_neither_home_nor_anything_that_holds_it_is_readable():
     for path in python_read_paths():
         assert not whose.is_relative_to(path.resolve()), path
         assert not (whose / ".ssh").is_relative_to(path), path
+
+
+def test_a_folder_that_is_slow_to_look_at_is_looked_at_again_soon():
+    """A candidate that makes thousands of files while they are counted makes the count slow."""
+    assert pause_s(0.001) == 0.5
+    assert pause_s(0.02) == pytest.approx(1.0)
+    assert pause_s(0.5) == 2.0
+    assert pause_s(5.0) == 10.0
 
 
 def test_an_account_without_a_home_has_one_that_is_not_there(monkeypatch):

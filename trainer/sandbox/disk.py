@@ -28,6 +28,6 @@ def folder_bytes(folder: str) -> tuple[int, int]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-        if entries > ENTRIES_MAX:
-            break
+                if entries > ENTRIES_MAX:
+                    return size, entries
     return size, entries

@@ -28,7 +28,8 @@ from trainer.sandbox.watch import Tree
 # stopped some 300 MB late.
 _INTERVAL_S = 0.1
 _SLOW_INTERVAL_S = 0.5
-_SLOW_SHARE = 50  # looking at a folder of many files takes at most one part in so many of a core
+_SLOW_SHARE = 50  # looking at a folder of many files takes at most one part in so many of a core ...
+_SLOWEST_INTERVAL_S = 2.0  # ... but a candidate that makes it slow does not win a minute unseen by it
 
 
 def main(number: int) -> None:
@@ -119,7 +120,7 @@ class Supervisor:
             now = time.monotonic()
             if bound is None and now >= due_at:
                 bound = self._tree.spent(self._settings) or self._folder_bound()
-                due_at = now + max(_SLOW_INTERVAL_S, _SLOW_SHARE * (time.monotonic() - now))
+                due_at = now + pause_s(time.monotonic() - now)
             if bound is not None:
                 return bound
 
@@ -152,6 +153,11 @@ class Supervisor:
             cpu_s += used.ru_utime + used.ru_stime
             if pid == self._start.first:
                 status = self._start.status(raw)
+
+
+def pause_s(took_s: float) -> float:
+    """From one look at the folder to the next, after one that took so long."""
+    return min(max(_SLOW_INTERVAL_S, _SLOW_SHARE * took_s), max(_SLOWEST_INTERVAL_S, 2.0 * took_s))
 
 
 def _number(said: str) -> int:

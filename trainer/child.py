@@ -154,7 +154,7 @@ def _load_source(path: Path) -> ModuleType:
 def _offered(source: ModuleType, name: str) -> Callable[..., Any]:
     found: Callable[..., Any] | None = getattr(source, name, None)
     if not callable(found):
-        raise CandidateError(f"train.py has no function {name}(...): define it, as in the seed's train.py")
+        raise CandidateError(f"train.py has no function {name}: define it, as the seed's train.py does")
     return found
 
 

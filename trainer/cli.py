@@ -26,7 +26,8 @@ from trainer.manifest import Manifest
 from trainer.prepare import prepare
 from trainer.record import read_record, record_of, write_record
 from trainer.result import DEVICE, Outcome, TrialLimits, TrialResult, TrialSpec
-from trainer.trial import code_digest, source_problem
+from trainer.source import lacking, source_problem
+from trainer.trial import code_digest
 
 EXIT_NOT_COMPLETED = 1
 EXIT_MACHINE = 2
@@ -291,7 +292,7 @@ def _read_source(path: Path) -> bytes:
             source = stream.read(MAX_READ_BYTES)
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}") from error
-    problem = source_problem(source, TrialLimits().source_bytes)
+    problem = source_problem(source, TrialLimits().source_bytes) or lacking(source)
     if problem:
         raise click.UsageError(f"{path}: {problem}")
     return source

@@ -20,7 +20,6 @@ from trainer.folder import check_space, trial_folder
 from trainer.installation import PACKAGE
 from trainer.manifest import load_manifest
 from trainer.result import Outcome, TrialEnded, TrialLimits, TrialProgress, TrialResult, TrialSpec
-from trainer.source import source_problem
 from trainer.stages import Stages
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "code_digest",
     "examine_weights",
     "run_trial",
-    "source_problem",
 ]
 
 _USUAL_WEIGHTS_BYTES = 64 << 20  # room that is asked for beforehand; a model may need more, up to its limit

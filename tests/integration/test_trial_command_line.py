@@ -173,6 +173,7 @@ def refused(capsys, *arguments):
         (b"\xff", "not UTF-8"),
         (b"#" * 300_000, "limit is 262144"),
         (b"#" * 5_000_000, "limit is 262144"),
+        (b"x = 1", "{}: train.py has no function build_model: define build_model(config)"),
         ("folder", "is a directory"),
         ("forbidden", "cannot read {}: Permission denied"),
     ],

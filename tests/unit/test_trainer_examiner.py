@@ -21,7 +21,7 @@ from trainer.agreement import (
 from trainer.examiner import interview_share
 from trainer.report import block, comparison, interval, spread, summary, summary_json
 from trainer.result import Outcome, TrialEnded, TrialLimits, TrialResult
-from trainer.source import source_problem
+from trainer.source import lacking, source_problem
 
 
 def test_bits_per_byte_by_hand():
@@ -205,6 +205,19 @@ def test_a_sure_difference_is_not_called_noise():
 def test_a_pair_with_a_crash_is_left_out():
     runs = [("a", result(None)), ("b", result(2.1)), ("a", result(2.2)), ("b", result(2.3))]
     assert summary_json(runs, ["a", "b"])["gain"]["mean"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (b"def main(session): ...", "train.py has no function build_model: define build_model(config), which returns"),
+        (b"def build_model(config): ...", "train.py has no function main: define main(session), which trains"),
+        (b"from seed import build_model, main", ""),
+    ],
+)
+def test_what_a_source_nowhere_mentions_it_lacks(source, problem):
+    assert lacking(source).startswith(problem)
+    assert bool(lacking(source)) == bool(problem)
 
 
 @pytest.mark.parametrize(

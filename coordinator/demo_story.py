@@ -33,6 +33,8 @@ def story(
         elif event.kind == "promotion":
             title = known[event.patch_id].title if event.patch_id in known else event.patch_id
             bests.append((trials, event.source_sha256, title))
+        elif event.kind == "rollback":
+            bests.append((trials, event.source_sha256, "taken back"))
         elif event.kind == "verdict" and event.patch_id in known:
             word = patch_pb2.Verdict.Name(known[event.patch_id].verdict).removeprefix("VERDICT_").lower()
             decided[event.patch_id] = (trials, word)

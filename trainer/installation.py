@@ -14,18 +14,11 @@ from pathlib import Path
 
 from trainer.errors import MachineError
 from trainer.gpus import leased_gpu
+from trainer.sandbox.paths import SYSTEM_PATHS, executables
 
 PACKAGE = Path(__file__).resolve().parent
 CHILD_MODULES = ("__init__.py", "child.py", "session.py", "wire.py")
-_MAX_LINKS = 40
 _OWN_PREFIXES = ("trainer", "coordinator", "volunteer", "autoresearch", "__editable__", "__pycache__")
-_SYSTEM_PATHS = (  # shared libraries, compilers for GPU kernels (which ask /sbin/ldconfig for the driver), time zones
-    *("/lib", "/lib32", "/lib64", "/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/libexec"),
-    *("/usr/lib", "/usr/lib32", "/usr/lib64"),
-    *("/usr/include", "/usr/share/zoneinfo", "/usr/local/lib", "/usr/local/cuda", "/opt/cuda", "/opt/rocm"),
-    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
-    *("/nix/store", "/gnu/store", "/run/opengl-driver", "/System/Library", "/usr/share/locale"),
-)
 
 
 @dataclass(frozen=True)
@@ -120,10 +113,7 @@ def _is_hidden(entry: Path) -> bool:
 
 def _interpreter() -> list[Path]:
     """The program itself and each link to it, its library and headers, its environment, the system's libraries."""
-    chain = [Path(sys.executable)]
-    while chain[-1].is_symlink() and len(chain) < _MAX_LINKS:
-        chain.append(chain[-1].parent / chain[-1].readlink())
     folder, name = (sysconfig.get_config_var(key) for key in ("LIBDIR", "INSTSONAME"))
     shared_library = [Path(folder) / name] if folder and name else []
-    own = [*chain, *shared_library, Path(sys.prefix) / "pyvenv.cfg", Path(sysconfig.get_path("include"))]
-    return own + [part for path in map(Path, _SYSTEM_PATHS) for part in around(path, PACKAGE)]
+    own = [*executables(), *shared_library, Path(sys.prefix) / "pyvenv.cfg", Path(sysconfig.get_path("include"))]
+    return own + [part for path in map(Path, SYSTEM_PATHS) for part in around(path, PACKAGE)]

@@ -42,5 +42,20 @@ def test_baselines_after_a_promotion_are_the_new_bests() -> None:
     assert tests == [DecidedTest(3, "parked", 2.27), DecidedTest(6, "crashed", None)]
 
 
+def test_a_roll_back_is_a_best_too() -> None:
+    events = [
+        Event(kind="genesis", source_sha256="seed"),
+        result("seed", 2.25),
+        result("p1's", 2.30, "p1"),
+        Event(kind="promotion", patch_id="p1", source_sha256="p1's"),
+        Event(kind="rollback", source_sha256="seed"),
+    ]
+    points, _ = story(events, PATCHES)
+    assert [(point.generation, point.val_bpb, point.title) for point in points[1:]] == [
+        (1, 2.30, "better"),
+        (2, 2.25, "taken back"),
+    ]
+
+
 def test_a_best_that_nobody_measured_is_no_point() -> None:
     assert story([Event(kind="genesis", source_sha256="seed")], []) == ([], [])

@@ -31,3 +31,12 @@ def folder_bytes(folder: str) -> tuple[int, int]:
                 if entries > ENTRIES_MAX:
                     return size, entries
     return size, entries
+
+
+def is_too_full(folder: str, file_bytes: int, *, beside_bytes: int = 0) -> bool:
+    """Whether `folder`, with what is held beside it, breaks the bound that goes with one file's, or hides something."""
+    try:
+        size, entries = folder_bytes(folder)
+    except OSError:
+        return True  # something was made that cannot be looked into
+    return size + beside_bytes > TOTAL_PER_FILE * file_bytes or entries > ENTRIES_MAX

@@ -16,7 +16,7 @@ import sys
 import time
 
 from trainer.sandbox import channel, limits
-from trainer.sandbox.disk import ENTRIES_MAX, TOTAL_PER_FILE, folder_bytes
+from trainer.sandbox.disk import is_too_full
 from trainer.sandbox.process_table import Row, processes
 
 _INTERVAL_S = 0.02
@@ -94,11 +94,7 @@ class Keeper:
             return "processes"
         if self._cpu_s > self._settings["cpu_s"]:
             return "cpu"
-        try:
-            size, entries = folder_bytes(self._settings["write_dir"])
-        except OSError:
-            return "disk"  # it made something that cannot be looked into
-        return "disk" if size > TOTAL_PER_FILE * self._settings["file_bytes"] or entries > ENTRIES_MAX else None
+        return "disk" if is_too_full(self._settings["write_dir"], self._settings["file_bytes"]) else None
 
     def _look(self) -> list[Row]:
         """The program's processes now; they stay known, by number and start, when they leave their parent."""

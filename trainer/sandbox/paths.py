@@ -12,13 +12,16 @@ _OF_PREFIX = (
     *("x86_64-conda-linux-gnu", "aarch64-conda-linux-gnu"),  # where conda keeps its compilers
     *("Frameworks", "Python", "Resources"),  # a framework build on macOS
 )
-_SYSTEM = (
-    *(f"/usr/{name}" for name in ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "include", "share/zoneinfo")),
+# Shared libraries, compilers for GPU kernels (which ask /sbin/ldconfig for the driver), time zones and languages.
+SYSTEM_PATHS = (
+    *(f"/usr/{name}" for name in ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "include")),
+    *("/usr/share/zoneinfo", "/usr/share/locale"),
     *(f"/usr/local/{name}" for name in ("bin", "lib", "lib64", "include", "cuda", "nvidia")),
-    *("/bin", "/sbin", "/lib", "/lib32", "/lib64"),
+    *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/System/Library"),
     *("/opt/rocm", "/opt/cuda", "/nix/store", "/gnu/store", "/run/opengl-driver"),
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
 )
+_LINKS_MAX = 40
 
 
 def python_read_paths() -> tuple[Path, ...]:
@@ -29,15 +32,15 @@ def python_read_paths() -> tuple[Path, ...]:
     prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     wanted = [Path(prefix) / name for prefix in prefixes for name in _OF_PREFIX]
     wanted += [Path(path) for key, path in sysconfig.get_paths().items() if key in {"stdlib", "platstdlib", "purelib"}]
-    wanted += [*_executables(), *(Path(path) for path in _SYSTEM)]
+    wanted += [*executables(), *(Path(path) for path in SYSTEM_PATHS)]
     existing = [form for path in wanted for form in (path, path.resolve()) if form.exists()]
     return tuple(dict.fromkeys(path for path in existing if not _holds_a_home(path)))
 
 
-def _executables() -> list[Path]:
+def executables() -> list[Path]:
     """The interpreter and each link on the way to the real one."""
     chain = [Path(sys.executable)]
-    while chain[-1].is_symlink() and len(chain) < 40:
+    while chain[-1].is_symlink() and len(chain) < _LINKS_MAX:
         chain.append(chain[-1].parent / chain[-1].readlink())
     return chain
 

@@ -21,7 +21,7 @@ import select
 import time
 
 from trainer.sandbox import cgroup, channel, confine, kernel, landlock, namespaces
-from trainer.sandbox.disk import ENTRIES_MAX, TOTAL_PER_FILE, folder_bytes
+from trainer.sandbox.disk import is_too_full
 from trainer.sandbox.watch import Tree
 
 # Looking takes 0.3% of one core at these intervals, 0.6% with several processes; a program that grabs shared memory is
@@ -133,12 +133,8 @@ class Supervisor:
         return True
 
     def _folder_bound(self) -> str | None:
-        try:
-            size, entries = folder_bytes(self._settings["write_dir"])
-        except OSError:
-            return "disk"  # it made something that cannot be looked into
-        size += self._tree.open_deleted_bytes()
-        return "disk" if size > TOTAL_PER_FILE * self._settings["file_bytes"] or entries > ENTRIES_MAX else None
+        folder, file_bytes = self._settings["write_dir"], self._settings["file_bytes"]
+        return "disk" if is_too_full(folder, file_bytes, beside_bytes=self._tree.open_deleted_bytes()) else None
 
     def _end(self) -> tuple[int, float]:
         """Kill whatever is left and wait for each; the first process's status and the processor time of all."""

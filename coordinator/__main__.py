@@ -1,6 +1,11 @@
-"""`autoresearch-coordinator`, and `python -m coordinator`: quiet even when Ctrl-C comes while it loads."""
+"""`autoresearch-coordinator`, and `python -m coordinator`: quiet even when Ctrl-C comes while it loads.
+
+A volunteer's installation has this command too, without the packages that it needs: then it says which are missing.
+"""
 
 import sys
+
+_OWN = ("coordinator", "autoresearch")  # which are there, or it would not have come so far
 
 
 def main() -> None:
@@ -9,6 +14,14 @@ def main() -> None:
         from coordinator.cli import main as run  # noqa: PLC0415 - the only import that takes time
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _OWN:
+            raise
+        sys.exit(
+            f"error: the package {missing} is not installed, and a coordinator needs it: "
+            "pip install 'autoresearch-swarm[coordinator]', or '.[coordinator]' in a checkout"
+        )
     run(prog_name="autoresearch-coordinator")
 
 

@@ -266,3 +266,14 @@ def test_every_import_is_installed_by_what_the_package_asks_for(package: str, ex
             if top != "google" and not brought & allowed:  # google.protobuf shares its top with other packages
                 wrong.append((name, top))
     assert not wrong
+
+
+def test_a_volunteers_installation_says_what_a_coordinator_needs() -> None:
+    """The command is there, and the packages of the extra are not."""
+    program = "import sys; sys.modules['grpc_health'] = None; from coordinator.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: the package grpc_health is not installed, and a coordinator needs it: "
+        "pip install 'autoresearch-swarm[coordinator]', or '.[coordinator]' in a checkout\n"
+    )

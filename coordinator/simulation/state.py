@@ -4,11 +4,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from autoresearch.judging.case import Case
-from autoresearch.judging.evidence import Row
+from autoresearch.judging.evidence import Row, robust_mean, shrunk
 from autoresearch.judging.periods import BASELINE_LIFE_MS
 from autoresearch.judging.rule import DEFAULT, Rule
 from autoresearch.judging.verdict import Verdict
-from coordinator.facts import BaseFacts
+from coordinator.disputes import Voice, disputed
+from coordinator.facts import BaseFacts, PatchFacts
 from coordinator.policy import DEFAULT_POLICY, Policy
 from coordinator.simulation.campaign import Version
 from coordinator.simulation.people import Person
@@ -50,6 +51,55 @@ class Tested:
     def every_row(self) -> list[Row]:
         """Of everybody, believed or not."""
         return [*self.case.every_row(), *(row for some in self.excluded.values() for _, row in some)]
+
+    def row(self, identity: str, hardware_class: str, period: int, baselines: tuple[float, ...]) -> Row:
+        """What an identity's one machine measured of it beside these baselines, which began that period."""
+        first = min((at for who, at in self.numbers if who == identity), default=period)
+        return Row(
+            identity=identity,
+            machine=identity,
+            hardware_class=hardware_class,
+            candidate=tuple(self.numbers.get((identity, period), ())),
+            baseline=baselines,
+            crashes=self.crashes.get(identity, 0) if period == first else 0,
+        )
+
+    def take(self, period: int, row: Row, *, believed: bool) -> None:
+        """Counts a row, or keeps it for when its identity is believed again."""
+        if believed:
+            self.case.put(period, row)
+            return
+        kept = [(key, other) for key, other in self.excluded.get(row.identity, ()) if key != period]
+        self.excluded[row.identity] = [*kept, (period, row)]
+
+    def facts(self, rule: Rule) -> PatchFacts:
+        """As the planner knows it."""
+        case, gain_bpb = self.case, None
+        if pairs := case.pairs():
+            information = sum(1.0 / pair.variance for pair in pairs)
+            gain_bpb = shrunk(robust_mean(pairs), information, rule.delta_bpb)
+        tallies = case.classes()
+        parked = self.verdict is Verdict.PARKED
+        voiced = [gained for witness in case.witnesses() if (gained := witness.gained) is not None]
+        return PatchFacts(
+            patch_id=self.patch_id,
+            author_id=self.author,
+            base_sha256=self.base.name,
+            submitted_at_ms=self.submitted_at_ms,
+            parked=parked,
+            doubted=parked and any(tally.only_crashed for tally in tallies.values()),
+            disputed=disputed([Voice(*gained) for gained in voiced]),
+            decided_at_ms=self.decided_at_ms,
+            log_odds=case.counts().log_odds,
+            gain_bpb=gain_bpb,
+            runs=self.runs,
+            votes=case.votes,
+            trials=case.trials,
+            classes=frozenset(name for name, tally in tallies.items() if tally.finishers),
+            doubtful=frozenset(name for name, tally in tallies.items() if tally.doubtful(rule)),
+            heard=frozenset(self.runs),
+            leased=self.leased,
+        )
 
     def keep_out(self, identity: str) -> None:
         """Its rows do not count from now on."""

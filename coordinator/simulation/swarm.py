@@ -11,13 +11,11 @@ from dataclasses import replace
 from autoresearch.judging import noise
 from autoresearch.judging.agreement import FEWEST_OTHERS
 from autoresearch.judging.case import Case
-from autoresearch.judging.evidence import Row, robust_mean, shrunk
 from autoresearch.judging.reputation import Reputations
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer
 from autoresearch.judging.verdict import Verdict, judge
 from coordinator.bases import FEW_MACHINES, rest_trials
-from coordinator.disputes import Voice, disputed
-from coordinator.facts import MachineFacts, PatchFacts
+from coordinator.facts import MachineFacts
 from coordinator.planning import Choice, Kind, Planner
 from coordinator.simulation.campaign import Campaign, Version
 from coordinator.simulation.losses import Losses
@@ -25,7 +23,7 @@ from coordinator.simulation.people import Person
 from coordinator.simulation.proposals import Proposals, Won
 from coordinator.simulation.spans import Spans
 from coordinator.simulation.state import Bench, Benches, Course, Tested
-from coordinator.simulation.world import USEFUL, Effect, Gains, added, mean_gain
+from coordinator.simulation.world import Gains, added, kind_of
 
 TRIAL_MS = 300_000  # five minutes
 AUTHORS = 40  # who take turns in submitting; none of them a volunteer, but for a ring
@@ -215,20 +213,9 @@ class Swarm:
 
     def _put_row(self, person: Person, own: Tested, period: int) -> None:
         bench = self._bench(person, own.base.name)
-        first = min((at for who, at in own.numbers if who == person.name), default=period)
-        row = Row(
-            identity=person.name,
-            machine=person.name,
-            hardware_class=self._classes[person.card],
-            candidate=tuple(own.numbers.get((person.name, period), ())),
-            baseline=tuple(bench.periods[period][1]) if period >= 0 else (),
-            crashes=own.crashes.get(person.name, 0) if period == first else 0,
-        )
-        if person.name in self._reputations.held:
-            kept = [(key, other) for key, other in own.excluded.get(person.name, ()) if key != period]
-            own.excluded[person.name] = [*kept, (period, row)]
-        else:
-            own.case.put(period, row)
+        baselines = tuple(bench.periods[period][1]) if period >= 0 else ()
+        row = own.row(person.name, self._classes[person.card], period, baselines)
+        own.take(period, row, believed=person.name not in self._reputations.held)
 
     def _run_known(self, person: Person, choice: Choice) -> None:
         assert choice.known is not None
@@ -252,38 +239,7 @@ class Swarm:
     # --- what follows ---
 
     def _tell_patch(self, own: Tested) -> None:
-        case = own.case
-        counts = case.counts()
-        pairs = case.pairs()
-        gain_bpb = None
-        if pairs:
-            information = sum(1.0 / pair.variance for pair in pairs)
-            gain_bpb = shrunk(robust_mean(pairs), information, self._rule.delta_bpb)
-        tallies = case.classes()
-        doubtful = frozenset(name for name, tally in tallies.items() if tally.doubtful(self._rule))
-        parked = own.verdict is Verdict.PARKED
-        voiced = [gained for witness in case.witnesses() if (gained := witness.gained) is not None]
-        self._planner.put_patch(
-            PatchFacts(
-                patch_id=own.patch_id,
-                author_id=own.author,
-                base_sha256=own.base.name,
-                submitted_at_ms=own.submitted_at_ms,
-                parked=parked,
-                doubted=parked and any(tally.only_crashed for tally in tallies.values()),
-                disputed=disputed([Voice(*gained) for gained in voiced]),
-                decided_at_ms=own.decided_at_ms,
-                log_odds=counts.log_odds,
-                gain_bpb=gain_bpb,
-                runs=own.runs,
-                votes=case.votes,
-                trials=case.trials,
-                classes=frozenset(name for name, tally in tallies.items() if tally.finishers),
-                doubtful=doubtful,
-                heard=frozenset(own.runs),
-                leased=own.leased,
-            )
-        )
+        self._planner.put_patch(own.facts(self._rule))
 
     def _judge(self, patch_id: str) -> None:
         own = self._patches.get(patch_id)
@@ -351,19 +307,9 @@ class Swarm:
         if own.base is not campaign.head:
             gains = campaign.nature.moved(own.effect.gains)
         if gains is not None:
-            head = campaign.promote(self._kind(own.effect), gains)
+            head = campaign.promote(kind_of(own.effect, campaign.world.cards), gains)
             self._versions[head.name] = head
             self._proposals.add(Won(len(campaign.promotions) - 1, campaign.promotions[-1], own, self._noise))
-
-    def _kind(self, effect: Effect) -> str:
-        """What the patch does for the fleet: where classes are unlike, one that was drawn to harm may help, and one
-        that was drawn to help may harm."""
-        if effect.kind not in USEFUL | {"harm"}:
-            return effect.kind
-        helps = mean_gain(effect.gains, self.campaign.world.cards) > 0.0
-        if helps == (effect.kind in USEFUL):
-            return effect.kind
-        return "small" if helps else "harm"
 
     def _review(self) -> None:
         if not self._course.watch:

@@ -161,3 +161,14 @@ def mean_gain(gains: Sequence[float], cards: Sequence[Card]) -> float:
 def added(one: Gains, other: Gains) -> Gains:
     """Gains of both together."""
     return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def kind_of(effect: Effect, cards: Sequence[Card]) -> str:
+    """What a patch does for the fleet: where classes are unlike, one that was drawn to harm may help, and one that was
+    drawn to help may harm."""
+    if effect.kind not in USEFUL | {"harm"}:
+        return effect.kind
+    helps = mean_gain(effect.gains, cards) > 0.0
+    if helps == (effect.kind in USEFUL):
+        return effect.kind
+    return "small" if helps else "harm"

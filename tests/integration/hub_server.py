@@ -269,9 +269,10 @@ def trickles(handler: Handler, content: bytes) -> None:
 
 
 def goes_round(handler: Handler, _content: bytes) -> None:
-    handler.answer(302, b"", {"Location": handler.path})
+    """Sent back to the same address, every time: said before the answer, after which the next request is on its way."""
     hub, name = handler.server.hub, urlsplit(handler.path).path.rsplit("/", 1)[-1]
     hub.fault(handler.server.role, handler.command, name, goes_round)
+    handler.answer(302, b"", {"Location": handler.path})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

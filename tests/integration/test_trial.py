@@ -303,7 +303,9 @@ def test_late_for_want_of_a_processor_is_a_disturbance(bench):
     neighbours: list[subprocess.Popen[bytes]] = []
     os.sched_setaffinity(0, {min(allowed)})  # what is started from here on stays there
     try:
-        neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(5)]
+        neighbours = [  # each in a session of its own: the kernel may share a processor out by session
+            subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(5)
+        ]
         result = bench.run(BIGRAM, limits={"startup_s": 3})
     finally:
         os.sched_setaffinity(0, allowed)

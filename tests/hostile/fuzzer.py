@@ -229,19 +229,11 @@ class Fuzzer:
 
     async def begin(self) -> None:
         """Takes the state in, and what each caller may do."""
-        self.last = await self._settled()
+        self.last = await self.state.settled()
         for name, caller in self.callers.items():
             request = access_pb2.GetStandingRequest(identity_id=caller.identity_id)
             standing = await self.swarm.access.GetStanding(request)
             self.roles[name] = {Role(operator_pb2.Role.Name(r).removeprefix("ROLE_").lower()) for r in standing.roles}
-
-    async def _settled(self) -> dict[str, str]:
-        """The state once nothing changes any more by itself."""
-        before, after = {}, self.state.look()
-        while before != after or not self.state.is_settled():
-            await asyncio.sleep(0.02)
-            before, after = after, self.state.look()
-        return after
 
     async def check(self, method: str, name: str, code: Status, says: str) -> None:
         """The caller got a status of the table with one line, and changed nothing that they may not change."""

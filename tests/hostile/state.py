@@ -1,5 +1,6 @@
 """Everything that a coordinator keeps, by digests: ledger, lineage and store. What nobody may change unasked."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,14 @@ class State:
         length = cast(int, self._store.llen("{autoresearch}:list:ledger"))
         followed = int(cast(bytes, self._store.hget("{autoresearch}:table:meta", "followed")) or 0)
         return length == followed == self._ledger.read_bytes().count(b"\n")
+
+    async def settled(self) -> dict[str, str]:
+        """A look at it once nothing changes any more by itself."""
+        before, after = {}, self.look()
+        while before != after or not self.is_settled():
+            await asyncio.sleep(0.02)
+            before, after = after, self.look()
+        return after
 
     def _refs(self) -> list[Path]:
         found = [*self._lineage.glob("refs/**/*"), *self._lineage.glob("packed-refs"), *self._lineage.glob("HEAD")]

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -93,8 +93,9 @@ class Connection:
         """Cancels a call."""
         self.send(frame(RST_STREAM, 0, stream, (8).to_bytes(4, "big")))
 
-    def drain(self, seconds: float) -> bytes:
-        """What the server says within so long, as bytes; settings are acknowledged. Ends early when it hangs up."""
+    def drain(self, seconds: float, enough: Callable[[bytes], object] = lambda said: False) -> bytes:
+        """What the server says within so long, as bytes; settings are acknowledged. Ends early when it hangs up, or
+        when what it said is `enough`."""
         said = bytearray()
         until = time.monotonic() + seconds
         with contextlib.suppress(OSError):
@@ -105,6 +106,8 @@ class Connection:
                 if not piece:
                     break
                 said += piece
+                if enough(said):
+                    break
         return bytes(said)
 
     def close(self) -> None:

@@ -4,8 +4,10 @@ It can be told to misbehave. Holds no test itself.
 """
 
 import asyncio
+import contextlib
 import datetime
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -33,7 +35,8 @@ from autoresearch.v1.envelope_pb2 import Envelope
 
 SOURCE = b"print('a source')\n"
 SWARM_ID = "test-swarm"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0  # for anything that is to come, on a busy machine too
+LOOK_EVERY_S = 0.1
 
 
 def make_challenge(**changes: Any) -> challenge_pb2.Challenge:
@@ -141,6 +144,7 @@ class FakeCoordinator(
         self.changed = asyncio.Condition()
         self.streams: list[grpc.aio.ServicerContext[Any, Any]] = []
         self.server: grpc.aio.Server | None = None
+        self.kept_port: socket.socket | None = None
         self.outbox: list[asyncio.Queue[wire.SessionResponse | None]] = []
 
     # --- life ---
@@ -153,21 +157,34 @@ class FakeCoordinator(
         board_grpc.add_LeaderboardServiceServicer_to_server(self, self.server)
         access_grpc.add_AccessServiceServicer_to_server(self, self.server)
         credentials = grpc.ssl_server_credentials([self.tls[:2]])
+        self._let_port_go()
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
         return self
 
     async def stop(self) -> None:
-        """Drops everybody."""
+        """Drops everybody; the port stays its own, and nobody answers there."""
+        await self._end()
+        self.kept_port = socket.socket()
+        self.kept_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.kept_port.bind(("127.0.0.1", self.port))
+
+    async def _end(self) -> None:
         if self.server:
             await self.server.stop(None)
             self.server = None
+
+    def _let_port_go(self) -> None:
+        if self.kept_port:
+            self.kept_port.close()
+            self.kept_port = None
 
     async def __aenter__(self) -> "FakeCoordinator":
         return await self.start()
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        await self._end()
+        self._let_port_go()
 
     @property
     def fingerprint(self) -> str:
@@ -179,10 +196,13 @@ class FakeCoordinator(
         """The join address."""
         return f"127.0.0.1:{self.port}#{self.fingerprint}"
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Waits until what was heard fulfils `condition`."""
-        async with asyncio.timeout(TIMEOUT_S), self.changed:
-            await self.changed.wait_for(condition)
+    async def until(self, condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
+        """Waits until what was heard fulfils `condition`, or what a thread did of which nothing is heard."""
+        async with asyncio.timeout(timeout_s), self.changed:
+            while not condition():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self.changed.wait()
 
     async def note(self) -> None:
         """Something was heard."""

@@ -22,7 +22,19 @@ from trainer.trial import code_digest
 from volunteer import main
 
 TRIAL_S = 300.0  # a busy machine imports torch three times
+PATIENCE_MS = 300_000  # for every stage of a trial, on such a machine
 SOURCE = (Path(trainer.__file__).parent / "train.py").read_bytes()
+# Has begun to train and never gets on, which costs none of its budget of processor time.
+ENDLESS = b"""
+import time
+
+def build_model(config):
+    raise NotImplementedError
+
+def main(session):
+    for batch in session.batches(1):
+        time.sleep(3600)
+"""
 
 
 def thief(home: Path) -> bytes:
@@ -62,10 +74,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def coordinator(data_dir: Path) -> AsyncIterator[FakeCoordinator]:
     manifest = prepare("tiny", data_dir)
     challenge = make_challenge(
-        manifest_sha256=manifest.sha256, trial_code_sha256=code_digest(), base_source_sha256=sha256_hex(SOURCE)
-    )
+        manifest_sha256=manifest.sha256, trial_code_sha256=code_digest(), base_source_sha256=sha256_hex(SOURCE),
+        startup_ms=PATIENCE_MS, grace_ms=PATIENCE_MS, exam_ms=PATIENCE_MS,
+    )  # fmt: skip
     async with FakeCoordinator(challenge=challenge) as fake:
-        fake.sources[sha256_hex(SOURCE)] = SOURCE
+        fake.sources |= {sha256_hex(source): source for source in (SOURCE, ENDLESS)}
         yield fake
 
 
@@ -108,10 +121,7 @@ async def joined(
 
 
 async def heard(coordinator: FakeCoordinator, stage: str) -> None:
-    async with asyncio.timeout(TRIAL_S):
-        while not any(message.heartbeat.stage == stage for message in coordinator.heard):
-            async with coordinator.changed:
-                await coordinator.changed.wait()
+    await coordinator.until(lambda: any(message.heartbeat.stage == stage for message in coordinator.heard), TRIAL_S)
 
 
 async def test_a_real_trial_from_order_to_signed_result(
@@ -139,10 +149,12 @@ async def test_a_real_trial_from_order_to_signed_result(
 
 
 async def test_ctrl_c_once_finishes_the_trial(coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path) -> None:
-    coordinator.orders = [sha256_hex(SOURCE)] * 2
+    coordinator.orders = [sha256_hex(SOURCE)]
     async with joined(tmp_path, data_dir, coordinator) as volunteer:
         await heard(coordinator, "training")
         volunteer.process.send_signal(signal.SIGINT)
+        await coordinator.until(lambda: coordinator.results, TRIAL_S)
+        coordinator.orders.append(sha256_hex(SOURCE))  # not before: if it was examined by then, it may have asked
         code, err = await volunteer.ended()
     assert (code, err) == (0, ""), volunteer.lines
     assert len(coordinator.results) == 1
@@ -191,7 +203,7 @@ async def test_a_closed_terminal_ends_the_work_unless_started_to_outlive_it(igno
 async def test_a_killed_volunteer_comes_back_and_works_on(
     coordinator: FakeCoordinator, data_dir: Path, tmp_path: Path
 ) -> None:
-    coordinator.orders = [sha256_hex(SOURCE)] * 2
+    coordinator.orders = [sha256_hex(ENDLESS), sha256_hex(SOURCE)]
     async with joined(tmp_path, data_dir, coordinator) as volunteer:
         await heard(coordinator, "training")
         volunteer.process.kill()

@@ -1,6 +1,7 @@
 """A coordinator is believed only when it proves to hold the key that the address names, over a line that ends at it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -70,8 +71,11 @@ async def test_a_certificate_for_another_name_is_not_believed_without_an_authori
         await fails(coordinator.address, WrongCoordinatorError, "neither its own nor vouched for")
 
 
-async def test_nobody_there(unused_tcp_port: int) -> None:
-    await fails(f"127.0.0.1:{unused_tcp_port}#{'a' * 32}", RpcError, "no coordinator answers.*is the address right")
+async def test_nobody_there() -> None:
+    with socket.socket() as taken:  # by somebody who does not listen: nobody else can
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        await fails(f"127.0.0.1:{port}#{'a' * 32}", RpcError, "no coordinator answers.*is the address right")
 
 
 async def test_a_host_that_does_not_exist() -> None:

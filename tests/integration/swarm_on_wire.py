@@ -99,7 +99,7 @@ class Swarm:
     async def patch(self, patch_id: str) -> Patch:
         return (await self.patches.GetPatch(patches_pb2.GetPatchRequest(patch_id=patch_id))).patch
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    async def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         """Waits until the (async) condition gives something true; fails after `seconds`."""
         async with asyncio.timeout(seconds):
             while not (found := await condition()):

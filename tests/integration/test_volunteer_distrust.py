@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from autoresearch.digest import sha256_hex
-from tests.integration.test_volunteer_fake import SOURCE, SWARM_ID, FakeCoordinator, make_challenge
+from tests.integration.test_volunteer_fake import SOURCE, SWARM_ID, TIMEOUT_S, FakeCoordinator, make_challenge
 from tests.integration.test_volunteer_join import SHA, Chance, Lines, ScriptedTrials, at_work, ended, make_settings
 from volunteer import connect, consent, identity, joining, pin
 from volunteer.cli import cli
@@ -219,7 +219,7 @@ async def typed(home: Path, answer: bytes) -> tuple[int, str]:
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "TERM": "xterm", "COLUMNS": "200"},
     )
     os.close(its)
-    overdue = asyncio.get_running_loop().call_later(60.0, process.kill)
+    overdue = asyncio.get_running_loop().call_later(5 * TIMEOUT_S, process.kill)
     shown, asked = b"", False
     with contextlib.suppress(OSError):  # the other side is closed: the program has ended
         while chunk := await asyncio.to_thread(os.read, ours, 4096):

@@ -13,7 +13,7 @@ import pytest
 from volunteer.errors import MachineError
 from volunteer.slots import Slots, Turn
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 HOLDER = """
 import asyncio, sys
 from pathlib import Path

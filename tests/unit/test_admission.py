@@ -318,11 +318,11 @@ def test_the_limits_bound_the_time_to_read_any_source() -> None:
         "x = f'" + "{a}" * 1300 + "'\n",
         "@a\n" * 30_000,
     ]
-    started = time.perf_counter()
+    started = time.thread_time()  # what others take of the processor meanwhile is not the reader's
     for source in worst:
         with contextlib.suppress(AdmissionError):
             check_source(BASE + source, limits=Limits(line_chars=10**6))
-    assert time.perf_counter() - started < 30
+    assert time.thread_time() - started < 30
 
 
 @given(st.text(max_size=300))

@@ -250,7 +250,7 @@ def test_what_an_attacker_wrote_reaches_a_terminal_only_in_quotes_and_cut_short(
 
 def test_the_largest_diffs_take_no_longer_than_their_size() -> None:
     base = "a\n" * 250_000
-    started = time.perf_counter()
+    started = time.thread_time()  # what others take of the processor meanwhile is not the reader's
     refusal(
         HEADER + "".join(f"@@ -{2 * n + 1} +{2 * n + 1} @@\n-a\n+b\n" for n in range(255)) + "@@ -9 +9 @@\n-c\n+d\n",
         base,
@@ -258,4 +258,4 @@ def test_the_largest_diffs_take_no_longer_than_their_size() -> None:
     refusal(HEADER + "@@ -1,60000 +1,60000 @@\n-b\n+b\n" + " a\n" * 59_999, base)
     refusal("--- \n" * 50_000)
     refusal(HEADER + "@@ -1,9999999 +1,1 @@\n" + "-\n" * 120_000)
-    assert time.perf_counter() - started < 5.0
+    assert time.thread_time() - started < 5.0

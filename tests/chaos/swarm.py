@@ -47,7 +47,7 @@ WAIT_S = 60.0  # for anything that is to come
 # The store's file is never rewritten, for it is the history of all that happened: what it may take.
 DISK_MB, FAULT_MB = 128, 3
 SETTLE_S = 40.0  # a volunteer's last trial and delivery
-FAREWELLS, FAREWELL_S = 3, 5.0
+FAREWELLS, FAREWELL_S = 3, 30.0
 SOURCE = (
     '"""A source whose knobs say what it measures."""\n\n'
     + "\n\n".join(f"KNOB_{n:02d} = 0.0\n\n\ndef spacer_{n:02d}():\n    return {n}\n" for n in range(KNOBS))
@@ -75,7 +75,8 @@ class Swarm:
         self.volunteers: list[Program] = []
         self.links = {name: Relay() for name in ("a", "b")}  # from a coordinator to the store
         self.swarm_address = ""
-        self._ports = {name: _free_port() for name in ("store", "a", "b")}
+        self._reserved = {name: _reserved() for name in ("store", "a", "b")}
+        self._ports = {name: held.getsockname()[1] for name, held in self._reserved.items()}
         self.front = Front([self._ports["a"], self._ports["b"]])
         self._chance = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,8 +132,14 @@ class Swarm:
             if not self.kept(program):
                 return
             program.start()
-            await asyncio.sleep(FAREWELL_S)
+            await self._delivered(program)
         raise TroubleError(f"{program.name} keeps results that nobody takes: {program.last_words()}")
+
+    async def _delivered(self, program: Program) -> None:
+        """Waits until a volunteer that was started again has delivered everything, or for long enough."""
+        deadline = time.monotonic() + FAREWELL_S
+        while self.kept(program) and program.alive and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
 
     def kept(self, program: Program) -> list[Path]:
         """Results that a volunteer could not deliver yet."""
@@ -148,6 +155,8 @@ class Swarm:
             program.bury()
         for relay in (self.front, *self.links.values()):
             await relay.stop()
+        for held in self._reserved.values():
+            held.close()
         for disk in (self.store_disk, self.volunteers_disk, *self.disks.values()):
             disk.remove(keep=keep)
 
@@ -318,11 +327,12 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _reserved() -> socket.socket:
+    """A port that nobody is given by chance while this is open, and at which a program that asks for it can listen."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def _listens(port: int) -> bool:

@@ -29,6 +29,7 @@ LOOK_EVERY_S = 0.2  # a follower sees a new event this late at most
 LOOKED_AT = 1_000  # patches looked through for one page of those with some verdict
 OWN_IMPROVEMENTS = 10  # patches shown for a hardware class that they help while harming another
 LEDGER_PAGE = 500  # lines read at once
+READINGS_MOST = 20  # of a leaderboard, until the ledger did not grow meanwhile
 ENTRIES_MOST = 2**53  # of a ledger, ever; the store counts to 2^63
 
 
@@ -220,11 +221,17 @@ class Queries:
         )
 
     async def leaderboard(self, limit: int) -> board_pb2.GetLeaderboardResponse:
-        """Volunteers by trials given, authors by gain."""
+        """Volunteers by trials given, authors by gain: as of one length of the ledger, to which an audit compares it,
+        unless entries come in faster than it can be read."""
         limit = min(limit or 50, limits.PAGE_ITEMS)
-        return board_pb2.GetLeaderboardResponse(
-            volunteers=await self._standings("trials", limit), authors=await self._standings("gain", limit)
-        )
+        for _ in range(READINGS_MOST):
+            length = await self._store.length("ledger")
+            board = board_pb2.GetLeaderboardResponse(
+                volunteers=await self._standings("trials", limit), authors=await self._standings("gain", limit)
+            )
+            if await self._store.length("ledger") == length:
+                break
+        return board
 
     async def _standings(self, ranking: str, limit: int) -> list[board_pb2.Standing]:
         members = [member for member, _ in await self._store.ranked(ranking, limit, highest_first=True)]

@@ -1,7 +1,7 @@
 """Quarantine, roll-back and what follows from them, on real store, ledger, git and signatures."""
 
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from autoresearch.judging.ledger import Entry
 from autoresearch.judging.model import Patch
 from autoresearch.judging.replay import Replay
 from autoresearch.v1 import patch_pb2
+from coordinator.redis_store import RedisStore
 from tests.integration.desk import Desk, Juror, edit, opened
 
 
@@ -67,6 +68,23 @@ async def replayed(desk: Desk) -> Replay:
         assert standing.promotions == own_standing.promotions
         assert standing.gain_bpb == pytest.approx(own_standing.gain_bpb, abs=1e-9)
     return replay
+
+
+async def test_a_leaderboard_is_of_one_moment(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that comes in while it is read counts everywhere or nowhere: else an audit would name a difference."""
+    ada, best = await desk.juror("ada"), await desk.records.best()
+    await desk.baseline(ada, best.source_sha256, 1.0)
+    real, late = RedisStore.scores, [best.source_sha256]
+
+    async def scores(self: RedisStore, ranking: str, members: Sequence[str]) -> list[float | None]:
+        found = await real(self, ranking, members)
+        if ranking == "trials" and late:
+            await desk.baseline(ada, late.pop(), 1.0)
+        return found
+
+    monkeypatch.setattr(RedisStore, "scores", scores)
+    (standing,) = (await desk.queries.leaderboard(10)).volunteers
+    assert (late, standing.trials, standing.train_ms) == ([], 2, 20_000)
 
 
 async def test_who_cries_wolf_is_put_in_quarantine_with_the_numbers(desk: Desk) -> None:

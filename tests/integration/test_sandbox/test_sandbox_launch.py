@@ -166,6 +166,6 @@ def test_it_holds_for_an_ordinary_user_with_nothing_but_python(sandbox, tmp_path
         ran = subprocess.run(
             [python, "-I", "-B", "-c", ORDINARY_USER, folder, folder / "scratch"],
             user=65534, group=65534, extra_groups=[], env={"HOME": str(folder)}, cwd="/",
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
     assert (ran.stdout, ran.stderr) == ("[(), ()]\n", "")

@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -129,12 +129,6 @@ def living(folder: Path) -> list[str]:
     return found
 
 
-def patient(bench: Bench) -> Bench:
-    """On a busy machine a second of processor time takes many: that is no fault of an attack."""
-    bench.limits = replace(bench.limits, startup_s=600, exam_s=600, stretch=90.0)
-    return bench
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     return prepare("tiny", tmp_path_factory.mktemp("tiny")).data_dir
@@ -143,7 +137,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def honest_bpb(tiny, tmp_path_factory) -> float:
     """What the honest model scores after twice the budget: no attack may score better."""
-    result = patient(Bench(tiny, tmp_path_factory.mktemp("honest"))).run(HONEST, budget_s=2.0)
+    result = Bench(tiny, tmp_path_factory.mktemp("honest")).run(HONEST, budget_s=2.0)
     assert result.outcome is Outcome.COMPLETED, result
     assert result.exam_margin is not None
     assert result.exam_margin < 0.01
@@ -153,7 +147,7 @@ def honest_bpb(tiny, tmp_path_factory) -> float:
 @pytest.fixture
 def bench(tiny, tmp_path) -> Bench:
     (tmp_path / "work").mkdir()
-    return patient(Bench(tiny, tmp_path / "work"))
+    return Bench(tiny, tmp_path / "work")
 
 
 @pytest.fixture

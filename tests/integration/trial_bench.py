@@ -55,7 +55,8 @@ class Bench:
     """Runs trials of candidates with a small budget; checks after each that nothing is left behind."""
 
     def __init__(self, data_dir: Path, work_dir: Path) -> None:
-        self.limits = TrialLimits(startup_s=60, exam_s=60, grace_s=5, memory_bytes=3 << 30)
+        # On a busy machine a second of processor time takes many: no trial may fail for that.
+        self.limits = TrialLimits(startup_s=600, exam_s=600, stretch=90.0, grace_s=5, memory_bytes=3 << 30)
         self.spec = TrialSpec(source=b"", seed=1, budget_s=1.0, data_dir=data_dir, work_dir=work_dir)
         self.progress: list[TrialProgress] = []
         self.stop = threading.Event()

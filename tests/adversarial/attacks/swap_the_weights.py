@@ -7,6 +7,7 @@ reason: the weights were changed after they were handed over
 from honest import *
 
 import threading
+import time
 
 honest_main = main
 
@@ -22,6 +23,7 @@ def main(session):
                     file.write(os.urandom(4))
             except OSError:
                 pass
+            time.sleep(0.001)  # else it is found out for the time it takes
 
     threading.Thread(target=write_on, daemon=True).start()
     return model

@@ -36,7 +36,10 @@ class Tree:
         memory, threads = self._measure(pids)
         if memory > self.peak_memory_bytes and len(pids) > 1:
             # Pages shared after a fork were counted once per process. Counting each its share is slow: only at peaks.
-            memory = min(memory, sum(_share_bytes(pid) for pid in pids))
+            memory = min(memory, _shares_bytes(pids))
+            if memory > settings["memory_bytes"]:
+                # Who ended meanwhile left its part to those that were counted after it: once more, without it.
+                memory = min(memory, _shares_bytes(self._pids()))
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
         if memory > settings["memory_bytes"]:
             return "memory"
@@ -97,6 +100,10 @@ class Tree:
         for line in _read(f"/proc/{pid}/io").splitlines():
             if line.startswith(b"write_bytes:"):
                 self._written[pid] = int(line.split()[1])
+
+
+def _shares_bytes(pids: list[str]) -> int:
+    return sum(_share_bytes(pid) for pid in pids)
 
 
 def _share_bytes(pid: str) -> int:

@@ -23,9 +23,10 @@ def become_candidate(settings: dict, report: int, go: int) -> None:  # type: ign
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     _offer_to_oom_killer()
     os.write(report, os.readlink("/proc/self").encode() + b"\n")
+    close_all_but({0, 1, 2, report, go, *settings["pass_fds"]})  # the other end of `go` too: who is gone is then known
     if os.read(go, 1) != b"g":
         raise OSError("the supervisor is gone")
-    close_all_but({0, 1, 2, report, *settings["pass_fds"]})
+    os.close(go)
     os.chdir(settings["write_dir"])
     limits.apply(settings)
     kernel.default_signals()

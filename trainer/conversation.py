@@ -11,7 +11,8 @@ from trainer.result import Outcome, TrialEnded
 from trainer.wire import Frame, WireError
 
 _STOP_POLL_S = 0.05  # how soon a stop is noticed
-_LAST_WORDS_S = 2.0  # a child that hung up is given this long to be found dead, for the reason's sake
+# A child that hung up is given this long to be found dead, and why: without a reason the blame is the candidate's.
+_LAST_WORDS_S = 10.0
 
 
 class Conversation:

@@ -28,14 +28,8 @@ class Background:
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs it until the stack unwinds."""
         task = asyncio.create_task(work)
-
-        async def end() -> None:
-            while not task.done():  # again: redis-py sends inside wait_for, which may swallow it (Python 3.11)
-                task.cancel()
-                await asyncio.wait({task}, timeout=0.1)
-
         task.add_done_callback(self._ended)
-        self._stack.push_async_callback(end)
+        self._stack.push_async_callback(_end, task)
 
     async def beside(self, work: Coroutine[Any, Any, T]) -> T:
         """Does something that takes its time, unless a task ends meanwhile.
@@ -49,9 +43,7 @@ class Background:
             self.check()
             return await own
         finally:
-            for task in (own, over):
-                task.cancel()
-            await asyncio.wait({own, over})
+            await _end(own, over)
 
     def check(self) -> None:
         """Says why a task ended, if one failed.
@@ -72,3 +64,11 @@ class Background:
         if error is not None and not isinstance(error, CoordinatorError | StoreError):
             log.critical("a background task ended", exc_info=error)
         self.over.set()
+
+
+async def _end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancels them until they have ended: redis-py sends inside wait_for, which may swallow it (Python 3.11)."""
+    while left := {task for task in tasks if not task.done()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)

@@ -54,9 +54,16 @@ async def coordinator(store_url: str) -> AsyncIterator[Callable[[str], Coordinat
 Make = Callable[[str], Coordinator]
 
 
+async def ended(keeping: "asyncio.Task[None]") -> None:
+    """Its signs of life are over, before its store is closed."""
+    while not keeping.done():  # again: redis-py may swallow a cancellation (Python 3.11)
+        keeping.cancel()
+        await asyncio.wait({keeping}, timeout=0.1)
+
+
 async def test_the_first_leads_at_once_and_every_change_is_its_own(coordinator: Make) -> None:
     first = coordinator("first")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await first.win()
     assert await first.store.apply(WRITE) is None
     assert first.store.epoch == 1
@@ -78,19 +85,20 @@ async def test_a_second_one_stands_by_while_the_first_gives_signs_of_life(coordi
     first, second = coordinator("first"), coordinator("second")
     assert await first.win()
     keeping, waiting = asyncio.create_task(first.lead.keep()), asyncio.create_task(second.win())
-    await asyncio.wait({waiting}, timeout=3 * leading.LOOKS * leading.LOOK_S)
+    async with asyncio.timeout(60):
+        while second.kept_up <= 3 * leading.LOOKS and not waiting.done():
+            await asyncio.sleep(leading.LOOK_S)
     assert not waiting.done()
     assert second.told == ["first leads this swarm: standing by"]
-    assert second.kept_up > leading.LOOKS
     second.ended.set()
     assert not await waiting
-    keeping.cancel()
+    await ended(keeping)
 
 
 async def test_silence_is_followed_by_another_leader_and_the_first_never_writes_again(coordinator: Make) -> None:
     first, second = coordinator("first"), coordinator("second")
     assert await first.win()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await second.win()
     assert second.store.epoch == 2
     assert await second.store.apply(WRITE) is None
@@ -111,16 +119,16 @@ async def test_of_many_who_wait_one_wins(coordinator: Make) -> None:
     assert await first.win()
     others = [coordinator(f"other {n}") for n in range(5)]
     waiting = {asyncio.create_task(other.win()): other for other in others}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     (won,) = done
     keeping = asyncio.create_task(waiting[won].lead.keep())
     await asyncio.wait(rest, timeout=3 * leading.LOOKS * leading.LOOK_S)
     assert not any(task.done() for task in rest)
-    keeping.cancel()
     for other in others:
         other.ended.set()
     assert [task.result() for task in rest if await task] == []
+    await ended(keeping)
 
 
 async def test_one_that_leaves_is_followed_at_once(coordinator: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +136,7 @@ async def test_one_that_leaves_is_followed_at_once(coordinator: Make, monkeypatc
     first, second = coordinator("first"), coordinator("second")
     assert await first.win()
     await first.lead.leave()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await second.win()
 
 
@@ -136,7 +144,7 @@ async def test_one_that_can_only_be_alone_waits_for_nobody(coordinator: Make, mo
     monkeypatch.setattr(leading, "LOOKS", 1_000_000)
     killed, again = coordinator("killed"), coordinator("started again")
     assert await killed.win()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await again.win(alone=True)
     assert again.store.epoch == 2
 

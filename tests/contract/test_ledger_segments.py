@@ -127,8 +127,7 @@ async def test_the_same_ledger_makes_the_same_files(store: RedisStore, tmp_path:
     two.mkdir()
     async with exporting(one, store) as export:
         for count in (3, 2, 5):
-            await written(store, count)
-            await until(lambda: export.length == len(export.live_leaves) + EACH * len(export.closed))
+            await export.durable(len(await written(store, count)) - 1)
         await until(lambda: len(export.closed) == 2)
     async with exporting(two, store):
         pass
@@ -284,11 +283,10 @@ async def test_what_the_disk_is_doing_is_ended_before_the_files_are_closed(
 
     export = LedgerExport(tmp_path / "autoresearch.jsonl", store, segment_entries=EACH)
     await export.start()
+    lines = await written(store, EACH)  # before anything is copied: else a part of them may be written alone
+    monkeypatch.setattr(where, name, slow)
     work = asyncio.create_task(export.run())
     try:
-        monkeypatch.setattr(where, name, slow)
-        lines = await written(store, EACH)
-        export.wake()
         assert await asyncio.to_thread(begun.wait, 20)
         for _ in range(3):
             work.cancel()

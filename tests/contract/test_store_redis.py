@@ -412,13 +412,14 @@ async def test_a_change_whose_answer_was_lost_happens_once_and_says_so(store_url
 
 async def test_a_server_that_falls_silent_fails_calls_within_the_patience(store_url: str, tmp_path: Path) -> None:
     async with between(store_url, tmp_path) as (relay, path):
-        store = RedisStore(connect(f"unix://{path}"), "contract-silent", answer_within_s=0.5)
+        store = a_store(f"unix://{path}")
+        hasty = RedisStore(store._client, store._name, answer_within_s=0.5)  # on the same connections
         await do(store, A)
         relay.silent = True
         with pytest.raises(StoreError, match="does not answer"):
-            await store.get("patches", "a")
+            await hasty.get("patches", "a")
         with pytest.raises(StoreError, match="does not answer"):
-            await store.apply(Change((), (B,)))
+            await hasty.apply(Change((), (B,)))
         relay.silent = False
         assert await store.get("patches", "a") == b"1"  # no answer of an earlier call is taken for this one's
         assert await store.apply(Change((Holds("patches", "a", b"1"),), (B,))) is None

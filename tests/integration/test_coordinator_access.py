@@ -323,6 +323,14 @@ async def test_a_proof_for_something_else_is_refused(swarm: Swarm) -> None:
 # --- quotas ---
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator's clock stands: no place comes back, however long the calls take."""
+    now_ms = program.now_ms()
+    monkeypatch.setattr(program, "now_ms", lambda: now_ms)
+
+
+@pytest.mark.usefixtures("still")
 async def test_whoever_calls_too_often_is_told_when_to_call_again(swarm: Swarm) -> None:
     async def often() -> None:
         for _ in range(2 * BULK.address_burst):
@@ -337,6 +345,7 @@ async def test_whoever_calls_too_often_is_told_when_to_call_again(swarm: Swarm) 
     await swarm.board.GetStatus(board_pb2.GetStatusRequest())  # other kinds of calls are counted apart
 
 
+@pytest.mark.usefixtures("still")
 async def test_statements_of_the_ledger_have_a_quota_of_their_own(swarm: Swarm) -> None:
     async def often() -> None:
         for _ in range(2 * PROOF.address_burst):
@@ -348,6 +357,7 @@ async def test_statements_of_the_ledger_have_a_quota_of_their_own(swarm: Swarm) 
     await swarm.board.GetStatus(board_pb2.GetStatusRequest())
 
 
+@pytest.mark.usefixtures("still")
 async def test_a_machine_that_says_too_much_in_its_sessions_is_told_when_to_come_back(swarm: Swarm) -> None:
     eve, ada = [await swarm.peer(name).start() for name in ("eve", "ada")]
     await eve.close()

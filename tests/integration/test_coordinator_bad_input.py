@@ -355,22 +355,22 @@ async def test_a_result_twice_is_one_result(swarm: Swarm) -> None:
     assert await snapshot(swarm) == before
 
 
-async def test_a_late_result_whose_order_somebody_else_has(starter: Starter) -> None:
-    starter.lease_s = 2.0
-    async with starter() as swarm:
-        patch = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
-        ada, bea = [await swarm.peer(name).start() for name in ("ada", "bea")]
-        for peer in (ada, bea):
-            await peer.work(lambda order: 1.0)
+async def test_a_late_result_whose_order_somebody_else_has(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = await swarm.peer("author").submit(change("WIDTH = 128", "WIDTH = 256"))
+    ada, bea = [await swarm.peer(name).start() for name in ("ada", "bea")]
+    for peer in (ada, bea):
+        await peer.work(lambda order: 1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(swarm.running.app.dispatch, "lease_ms", 1)  # hers alone ends before its result comes
         late = await ada.order()
-        assert late.source_sha256 == patch.candidate_sha256
-        taken = await bea.order()  # given out again once the lease has ended
-        assert taken.source_sha256 == patch.candidate_sha256
-        before = await snapshot(swarm)
-        answer = await ada.deliver(ada.result(late, 0.98))
-        assert (answer.status, "too late" in answer.reason) == (REFUSED, True), answer.reason
-        assert await snapshot(swarm) == before
-        assert (await bea.deliver(bea.result(taken, 0.98))).status == volunteer_pb2.RESULT_STATUS_ACCEPTED
+    assert late.source_sha256 == patch.candidate_sha256
+    taken = await bea.order()  # given out again once the lease has ended
+    assert taken.source_sha256 == patch.candidate_sha256
+    before = await snapshot(swarm)
+    answer = await ada.deliver(ada.result(late, 0.98))
+    assert (answer.status, "too late" in answer.reason) == (REFUSED, True), answer.reason
+    assert await snapshot(swarm) == before
+    assert (await bea.deliver(bea.result(taken, 0.98))).status == volunteer_pb2.RESULT_STATUS_ACCEPTED
 
 
 # --- the operator's side ---

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +23,23 @@ from tests.integration.test_coordinator_backup import NOW_MS, run
 from tests.integration.test_coordinator_rebuild import history, rebuild, stripped
 
 IN_PART = "was filled only in part"
+HALF_WAY = 10  # entries
+
+# The command, which comes so far and no further: how long it takes must not decide where it is killed.
+STUCK = f"""
+import time
+from coordinator.cli import main
+from coordinator.rebuilding.rebuilder import Rebuilder
+
+async def take(rebuilder, line, entry, really=Rebuilder.take):
+    await really(rebuilder, line, entry)
+    if entry.seq + 1 == {HALF_WAY}:
+        await rebuilder._flush()
+        time.sleep(3600)
+
+Rebuilder.take = take
+main()
+"""
 
 
 @pytest.fixture
@@ -44,6 +62,10 @@ def backup(lived: Path, tmp_path: Path) -> Path:
     return tmp_path / "backup"
 
 
+def stuck(*words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", STUCK, *words], stderr=subprocess.PIPE, text=True)
+
+
 async def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     """Exit code, and what it said on standard error."""
     _, said = await asyncio.to_thread(process.communicate)
@@ -64,13 +86,16 @@ async def test_a_killed_restore_is_nobodys_swarm_and_the_next_one_starts_over(
     lived: Path, backup: Path, url: str, store: RedisStore, tmp_path: Path
 ) -> None:
     words = ["restore", str(backup), "--store", url, "--data", str(tmp_path / "swarm")]
-    process = run(*words)
-    async with asyncio.timeout(60):
-        while await store.get(*MARK) is None and process.poll() is None:
-            await asyncio.sleep(0)
-    process.kill()
-    assert (await ended(process))[0] == -signal.SIGKILL
-    assert await store.get(*MARK) is not None, "it was quicker than this test"
+    process = stuck(*words)
+    try:
+        async with asyncio.timeout(120):
+            while await store.length("ledger") < HALF_WAY and process.poll() is None:
+                await asyncio.sleep(0.01)
+    finally:
+        process.kill()
+    code, said = await ended(process)
+    assert code == -signal.SIGKILL, said
+    assert await store.get(*MARK) is not None
     await refused(url, tmp_path / "other")
     code, said = await ended(run(*words))
     assert code == 0, said

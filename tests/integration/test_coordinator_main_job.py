@@ -16,6 +16,7 @@ from autoresearch.v1 import trial_pb2
 from autoresearch.v1 import volunteer_service_pb2 as volunteer_pb2
 from autoresearch.v1.patch_pb2 import Patch, Verdict
 from tests.integration.swarm_on_wire import SOURCE, Peer, Starter, Swarm, change
+from tests.integration.swarm_that_lived import settled
 
 CARDS = ("H100", "A100", "RTX 4090")
 
@@ -162,6 +163,7 @@ async def test_a_second_winner_is_merged_onto_the_new_best(swarm: Swarm) -> None
     assert sorted(p.promoted_generation for p in won) == [0, 1, 2]
     best = (await swarm.patches.GetBest(patches_pb2.GetBestRequest())).best
     await swarm.until(lambda: promoted(swarm, best.commit))
+    await settled(swarm)  # of the conflict too the ledger's file says so
     source = git(swarm, "show", "best:train.py")
     assert "RATE * 2" in source
     assert ("WIDTH = 256" in source) != ("WIDTH = 512" in source)
@@ -212,6 +214,7 @@ async def test_a_patch_against_an_older_best_is_merged_when_it_is_submitted(swar
 
 
 async def test_everything_continues_after_a_restart(starter: Starter) -> None:
+    starter.lease_s = 600.0  # longer than any restart takes
     async with starter() as swarm:
         author = swarm.peer("author")
         patch = await author.submit(change("WIDTH = 128", "WIDTH = 256"), "Wider")

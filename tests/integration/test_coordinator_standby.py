@@ -22,6 +22,7 @@ from coordinator.redis_store import RedisStore, connect
 from coordinator.settings import STORE_NAME
 from coordinator.store import Change
 from tests.integration.swarm_on_wire import Starter, Swarm, change
+from tests.integration.swarm_that_lived import settled
 
 SHARED = ("signing.key", "operator.key", "tls.key", "tls.crt")  # what the operator copies
 
@@ -90,7 +91,8 @@ async def test_the_second_follows_and_takes_over_with_everything(pair: Pair) -> 
 
         await leader.until(lambda: asyncio.to_thread(followed))
         assert not waiting.done()
-    async with asyncio.timeout(10):
+        await settled(leader)  # whatever it writes is in its file when it ends
+    async with asyncio.timeout(60):
         follower = await waiting
     try:
         best = (await follower.patches.GetBest(patches_pb2.GetBestRequest())).best
@@ -122,7 +124,7 @@ async def test_one_that_is_overtaken_while_it_starts_stands_by_again(
     start = pair.first()
     work = asyncio.create_task(program.serve(start.settings, start.terms, told.append, lambda _: serving.set()))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await serving.wait()
         assert any("another coordinator leads this swarm" in line for line in told), told
         assert any("another leads this swarm: standing by" in line for line in told), told
@@ -140,7 +142,7 @@ async def test_one_that_was_overtaken_writes_nothing_more_and_says_so(pair: Pair
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await leader.peer("bea").enroll()
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await leader.running.background.over.wait()
         assert await other.length("ledger") == length
         await peer.close()

@@ -22,9 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def until() -> Until:
-    """`until(condition, timeout_s=20)` returns when `condition()` is true and fails at the deadline."""
+    """`until(condition, timeout_s=60)` returns when `condition()` is true and fails at the deadline."""
 
-    def wait(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    def wait(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout_s} s: {condition}"

@@ -54,7 +54,7 @@ async def settled(swarm: Swarm) -> None:
     async def done() -> bool:
         return int(await store.get("meta", "followed") or 0) == await store.length("ledger")
 
-    await swarm.until(done, 30)
+    await swarm.until(done)
 
 
 def make(folder: Path, made_swarm: Path) -> Path:

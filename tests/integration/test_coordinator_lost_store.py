@@ -1,6 +1,7 @@
 """What a coordinator does when its store comes back without what it held, and when a part of itself ends."""
 
 import asyncio
+import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import redis
 
 from coordinator import main as program
 from coordinator.archive import Archive
+from coordinator.background import Background
 from coordinator.embedded_server import find_binary
 from coordinator.errors import OperatorError
 from tests.integration.swarm_on_wire import Starter, Swarm, change
@@ -90,7 +92,7 @@ async def test_the_command_warns_of_such_a_store_and_ends_with_what_it_lost(
     planned, said, serving = starter(), [], asyncio.Event()
     work = program.serve(planned.settings, planned.terms, said.append, lambda running: serving.set())
     served = asyncio.create_task(work)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(3):
         await serving.wait()
         forgetful.client.rpop(LEDGER)
         with pytest.raises(OperatorError, match="does not hold entry 1"):
@@ -108,3 +110,21 @@ async def test_a_coordinator_ends_when_a_part_of_it_does(swarm: Swarm, caplog: p
     with pytest.raises(OperatorError, match="report the lines above"):
         swarm.running.background.check()
     assert "a fault of ours" in caplog.text
+
+
+async def test_a_start_ends_with_a_part_of_it_though_a_cancellation_is_swallowed() -> None:
+    """As redis-py may swallow one while a coordinator waits for the lead."""
+
+    async def waits() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def faulty() -> None:
+        raise OperatorError("a full disk")
+
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(60):
+        background = Background(stack)
+        background.start(faulty())
+        with pytest.raises(OperatorError, match="a full disk"):
+            await background.beside(waits())

@@ -10,6 +10,7 @@ answer was lost is safe only because every change carries a guard that its own o
 """
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,8 +20,9 @@ from typing import Any, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coordinator.store import (
@@ -43,6 +45,7 @@ from coordinator.store import (
 
 SCHEMES = ("redis://", "rediss://", "unix://")
 RETRY_EVERY_S = 0.2
+SCRIPT_TRIES = 10  # the server forgets its scripts when it restarts, also between being told one and running it
 CONNECTIONS_MOST = 64  # to the store, at once; more calls wait for one, as long as for an answer
 ANSWER_WITHIN_S = (
     45.0  # above the default patience: a long fork or a slow disk makes a healthy server pause for seconds
@@ -134,7 +137,7 @@ class RedisStore:
         """
         guards = (Holds("lead", "epoch", self._fence), *change.guards)
         keys, values, plan = _Encoder(self._key).encode(Change(guards, change.operations))
-        failed = await self._call(lambda: self._script(keys=keys, args=[plan, *values]))
+        failed = await self._call(lambda: _run(self._script, keys, [plan, *values]))
         if failed == 1:
             raise self._overtaken()
         return guards[failed - 1] if failed else None
@@ -217,7 +220,7 @@ class RedisStore:
         """See `Store.throttle`."""
         keys = [self._key("count", bucket), self._key("table", "lead")]
         args: list[bytes | int] = [every_ms, burst, now_ms, self._fence or b""]
-        wait_ms = int(await self._call(lambda: self._throttle(keys=keys, args=args)))
+        wait_ms = int(await self._call(lambda: _run(self._throttle, keys, args)))
         if wait_ms < 0:
             raise self._overtaken()
         return wait_ms
@@ -252,6 +255,14 @@ class RedisStore:
 
     def _key(self, kind: str, name: str) -> str:
         return f"{{{self._name}}}:{kind}:{name}"
+
+
+async def _run(script: AsyncScript, keys: Sequence[str], args: Sequence[bytes | int]) -> Any:
+    """What a script answers. A server that does not know it has run nothing, so it is told again."""
+    for _ in range(SCRIPT_TRIES - 1):
+        with contextlib.suppress(NoScriptError):
+            return await script(keys=keys, args=args)
+    return await script(keys=keys, args=args)
 
 
 def _lua(name: str) -> str:

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from redis.asyncio import Redis
 
 from autoresearch.judging.model import Identity
 from coordinator.embedded import EmbeddedStore
@@ -313,6 +314,26 @@ async def test_scripts_may_be_flushed_at_any_time(store: RedisStore) -> None:
     await store._client.script_flush()
     assert await asyncio.gather(*(store.apply(Change((), (Bump("n", "n", 1),))) for _ in range(20))) == [None] * 20
     assert await store.score("n", "n") == 20.0
+
+
+async def test_scripts_may_be_forgotten_between_being_loaded_and_being_run(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = 0
+
+    async def forgotten_twice(script: str) -> str:
+        nonlocal loads
+        loads += 1
+        digest = await Redis.script_load(store._client, script)
+        if loads <= 2:
+            await Redis.script_flush(store._client)  # as a restart does
+        return str(digest)
+
+    await store._client.script_flush()
+    monkeypatch.setattr(store._client, "script_load", forgotten_twice)
+    assert await store.apply(Change((Holds("patches", "a", None),), (A,))) is None
+    assert loads == 3
+    assert await store.get("patches", "a") == b"1"
 
 
 async def test_calls_wait_while_an_embedded_server_is_killed_and_starts_again(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ same attack reaches where there is no sandbox, so that an attack that has lost i
 """
 
 import base64
+import contextlib
 import ctypes
 import gc
 import lzma
@@ -90,7 +91,7 @@ class Grounds:
             "port": port,
             "socket": path,
         }
-        self._before = self.state()
+        self._before, self._open_before = self.state(), self.open()
 
     def state(self) -> list[object]:
         gc.collect()  # mapped data of the trial before
@@ -99,11 +100,19 @@ class Grounds:
         limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_CORE)]
         handlers = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
         own = [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), self.secret.raw, self.home.stat().st_mode]
-        open_files = len(list(Path("/proc/self/fd").iterdir()))
-        return [files, contents, limits, handlers, own, open_files, threading.active_count()]
+        return [files, contents, limits, handlers, own]
+
+    def open(self) -> set[object]:
+        """Descriptors and threads of this process. What an earlier test left may end; nothing may come."""
+        found: set[object] = {thread.ident for thread in threading.enumerate()}
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the listing's own
+                found.add((descriptor.name, str(descriptor.readlink())))
+        return found
 
     def assert_unharmed(self) -> None:
         assert self.state() == self._before
+        assert self.open() <= self._open_before
         left = [path for folder in SHARED_FOLDERS for path in Path(folder).glob("*adversarial*")]
         assert left == []
 

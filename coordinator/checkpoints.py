@@ -23,6 +23,7 @@ from autoresearch.checkpoint import CheckpointError, TreeHead
 from autoresearch.digest import key_id
 from autoresearch.merkle import leaf_hash
 from coordinator import segments
+from coordinator.ending import to_the_end
 from coordinator.errors import OperatorError
 from coordinator.export import LedgerExport
 from coordinator.journal import Journal
@@ -135,9 +136,10 @@ class Checkpoints:
 
     async def _keep(self) -> None:
         """Writes a checkpoint to the file, unless the last one is of the same tree."""
-        if self._kept is not None and self._kept.size == self._export.length:
-            return
-        head = self._sign()
+        if self._kept is None or self._kept.size != self._export.length:
+            await to_the_end(self._write(self._sign()))
+
+    async def _write(self, head: TreeHead) -> None:
         try:
             await asyncio.to_thread(_append, self.path, head)
         except OSError as error:

@@ -15,13 +15,14 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from autoresearch.digest import sha256_hex
 from autoresearch.merkle import Frontier
 from coordinator import live_file, segments
+from coordinator.ending import ended, to_the_end
 from coordinator.errors import OperatorError
 from coordinator.live_file import READ_BYTES, READ_LINES, LiveFile
 from coordinator.segments import Segment
@@ -72,10 +73,10 @@ class LedgerExport:
             OperatorError: the file cannot be written or another coordinator writes it, or the store is behind it or
                 differs from it, or a segment is missing.
         """
-        await _to_the_end(self._open())
+        await to_the_end(self._open())
         await self._copy()
         if self._segments_ready():
-            await _to_the_end(self._swap(await asyncio.to_thread(self._compress)))
+            await to_the_end(self._swap(await asyncio.to_thread(self._compress)))
 
     async def _open(self) -> None:
         try:
@@ -134,7 +135,7 @@ class LedgerExport:
                 await self._rotate()
         finally:
             if self._closing is not None:
-                await _ended(self._closing)  # it reads the live file, which is closed next
+                await ended(self._closing)  # it reads the live file, which is closed next
 
     def wake(self) -> None:
         """Says that there is something to copy."""
@@ -194,7 +195,7 @@ class LedgerExport:
     async def _copy(self) -> None:
         try:
             while lines := await self._news():
-                await _to_the_end(self._add(lines))
+                await to_the_end(self._add(lines))
         except OSError as error:
             self._failure = OperatorError(f"cannot write the ledger {self.path}: {error.strerror}")
             await self._tell()
@@ -241,7 +242,7 @@ class LedgerExport:
             return
         closing, self._closing = self._closing, None
         try:
-            await _to_the_end(self._swap(closing.result()))
+            await to_the_end(self._swap(closing.result()))
         except OSError as error:
             self._close_after = now + AGAIN_S
             log.warning("cannot close a segment of the ledger, will try again: %s", error)
@@ -274,23 +275,6 @@ class LedgerExport:
     def _here(self) -> LiveFile:
         assert self._live is not None
         return self._live
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits it also where it is cancelled meanwhile: a thread's write cannot be, and what it made must be known."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await _ended(task)
-        raise
-
-
-async def _ended(task: "asyncio.Task[Any]") -> None:
-    """Returns when it has ended in whatever way, however often the caller is cancelled."""
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
 
 
 async def _in_thread(lines: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -386,6 +386,34 @@ async def test_the_ledgers_growth_is_kept_while_it_runs(
         work.cancel()
 
 
+async def test_a_checkpoint_under_way_is_finished_before_another_is_begun(
+    store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, go, begun = checkpoints._append, threading.Event(), threading.Event()
+
+    def slowly(path: Path, head: checkpoint.TreeHead) -> None:
+        begun.set()
+        go.wait()
+        append(path, head)
+
+    async with exporting(tmp_path, store) as export:
+        await written(store, 2)
+        await export.durable(1)
+        stated = stating(export, store)
+        monkeypatch.setattr(checkpoints, "_append", slowly)
+        work = asyncio.create_task(stated.start())
+        try:
+            await asyncio.to_thread(begun.wait)
+            work.cancel()
+            asyncio.get_running_loop().call_later(0.1, go.set)
+            await asyncio.wait({work})
+            await stated.stop()
+        finally:
+            go.set()
+    assert work.cancelled()
+    assert [head.size for head in checkpoints.read_kept(stated.path, "swarm", SIGNER)] == [2]
+
+
 async def test_a_ledger_that_was_set_back_is_not_signed_for_again(store: RedisStore, tmp_path: Path) -> None:
     """A coordinator that lost entries it had signed for must not go on as if they had never been."""
     await written(store, 9)

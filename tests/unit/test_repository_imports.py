@@ -66,7 +66,7 @@ CLOCKS = {"now", "utcnow", "today"}
 LAYERS = [
     PURE["coordinator"] | {"settings"},
     names(
-        "export lineage live_file merging sealed_git segments"
+        "ending export lineage live_file merging sealed_git segments"
     ),  # git and the ledger's file: what the use cases write to
     names("""
         app archive backups branch checkpoints confirming deciding discounting dispatch filling following genesis intake

@@ -83,26 +83,27 @@ class Slots:
         ticket, lock = _queue_up(folder)
         places: list[int] = []
         try:
-            while not self._fill(ticket, places):  # noqa: ASYNC110 - other processes free places; nothing to await
+            while not self._fill(ticket, lock, places):  # noqa: ASYNC110 - other processes free places
                 await asyncio.sleep(_POLL_S)
         except BaseException:
             Turn(places).leave()
             raise
         finally:
-            ticket.unlink(missing_ok=True)
+            if _is_still(ticket, lock):
+                ticket.unlink(missing_ok=True)
             os.close(lock)
         return Turn(places)
 
-    def _fill(self, ticket: Path, places: list[int]) -> bool:
+    def _fill(self, ticket: Path, lock: int, places: list[int]) -> bool:
         """Only the head of the queue takes places, so two that each hold half of what they need cannot block.
 
         Raises:
-            FileNotFoundError: the ticket, or its folder, was removed.
+            FileNotFoundError: the ticket, or its folder, was removed; another may have the number since.
         """
         folder = ticket.parent
         with _queue(folder):
             tickets = _tickets(folder, ticket)
-        if ticket not in tickets:
+        if ticket not in tickets or not _is_still(ticket, lock):
             raise FileNotFoundError(ticket)
         if tickets[0] != ticket:
             return False
@@ -154,6 +155,14 @@ def _lock(path: Path) -> int | None:
         return None
     os.utime(handle)  # what sweeps old files out of /tmp takes it for a new one
     return handle
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _own_folder(folder: Path) -> Path:

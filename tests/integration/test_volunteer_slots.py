@@ -130,6 +130,24 @@ async def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
     assert not list((tmp_path / "slots" / "cpu").glob("ticket-*"))
 
 
+async def test_a_number_given_again_in_a_folder_made_again_is_anothers(tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "slots", 1)
+    first = await taken(slots)
+    [early] = await waiting(slots, 1)
+    shutil.rmtree(tmp_path / "slots")
+    second = await taken(slots)
+    [late] = await waiting(slots, 1)  # with the number that the early one had
+    async with asyncio.timeout(TIMEOUT_S):
+        while len(list((tmp_path / "slots").glob("ticket-*"))) < 2:  # the early one has queued up anew
+            await asyncio.sleep(0.01)
+    first.leave()
+    second.leave()
+    async with asyncio.timeout(TIMEOUT_S):
+        (await late).leave()
+        (await early).leave()
+    assert not slots.others_wait()
+
+
 async def test_the_spare_folder_is_shared_while_the_first_cannot_be_had(tmp_path: Path) -> None:
     login, spare = tmp_path / "login", tmp_path / "tmp" / "slots"
     login.mkdir()

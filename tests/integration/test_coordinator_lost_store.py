@@ -92,7 +92,7 @@ async def test_the_command_warns_of_such_a_store_and_ends_with_what_it_lost(
     planned, said, serving = starter(), [], asyncio.Event()
     work = program.serve(planned.settings, planned.terms, said.append, lambda running: serving.set())
     served = asyncio.create_task(work)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         await serving.wait()
         forgetful.client.rpop(LEDGER)
         with pytest.raises(OperatorError, match="does not hold entry 1"):

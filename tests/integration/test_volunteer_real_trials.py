@@ -134,7 +134,7 @@ async def test_a_real_trial_from_order_to_signed_result(
         code, err = await volunteer.ended()
     assert (code, err) == (0, ""), volunteer.lines
     good, bad = coordinator.results.values()
-    assert good.outcome == trial_pb2.OUTCOME_COMPLETED
+    assert good.outcome == trial_pb2.OUTCOME_COMPLETED, good.reason
     assert 0.5 < good.val_bpb < 8
     assert good.tokens_served > 0
     assert good.software.torch

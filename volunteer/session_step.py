@@ -108,6 +108,8 @@ class Step:
         self.state.link = following
         self.state.unanswered_since = None
         self.heed(getattr(message, kind))
+        if self.state.asked:
+            self.expect_answer()  # an answer to something else: the order is still owed
 
     def greet(self, greeting: wire.Greeting) -> None:
         if len(greeting.nonce) != limits.NONCE_BYTES:

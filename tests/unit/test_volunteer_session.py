@@ -400,6 +400,16 @@ def test_a_coordinator_that_answers_nothing_is_left() -> None:
     assert of(driven.on(LOST), HangUp) == []
 
 
+def test_an_order_is_still_owed_when_something_else_was_answered() -> None:
+    driven = running()
+    driven.on(Finished(A, "f" * 64))
+    assert sent(driven.on(SlotTaken()), "lease")
+    driven.on(acked("f" * 64))
+    assert driven.session.wake_at() is not None
+    assert of(driven.later(44), HangUp) == []
+    assert of(driven.later(2), HangUp)
+
+
 def test_a_refusal_for_good_ends_the_session_with_the_coordinators_words() -> None:
     driven = running()
     actions = driven.on(LinkLost("this identity is banned", retry=False, chance=0.5))

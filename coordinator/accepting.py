@@ -7,6 +7,7 @@ from autoresearch import limits, text
 from autoresearch.attest import BELIEVED_ONLY_UNDISTURBED, outcome_word
 from autoresearch.hardware import setting
 from autoresearch.judging.model import Lease, Trial
+from autoresearch.judging.periods import tried
 from autoresearch.v1.trial_pb2 import Result
 from coordinator.store import Append, Bump, Operation, Put, Rank
 
@@ -23,6 +24,7 @@ def trial_of(
     base_sha256: str,
     known_answer: str,
     known_effect_bpb: float,
+    earlier: int,
     accepted_at_ms: int,
     entry: int = 0,
 ) -> Trial:
@@ -46,6 +48,7 @@ def trial_of(
         base_sha256=base_sha256,
         known_answer=known_answer,
         known_effect_bpb=known_effect_bpb,
+        earlier=earlier,
         entry=entry,
     )
 
@@ -65,6 +68,7 @@ def result_body(trial: Trial, lease: Lease, envelope: str) -> dict[str, object]:
         "base_sha256": trial.base_sha256,
         "known_answer": trial.known_answer,
         "known_effect_bpb": trial.known_effect_bpb,
+        "earlier": trial.earlier,
         "outcome": trial.outcome,
         "val_bpb": trial.val_bpb,
         "train_ms": trial.train_ms,
@@ -89,6 +93,8 @@ def recorded(trial: Trial, log_tail: str) -> list[Operation]:
             Rank(f"jury:{trial.identity_id}", trial.patch_id, trial.entry),
             Rank(f"ran:{trial.base_sha256}:{trial.machine_id}", trial.patch_id, trial.entry),
         ]
+        if (own := tried(trial)) is not None:  # where the machine's level is
+            kept.append(Append(f"tried:{trial.base_sha256}:{trial.machine_id}", own.to_bytes()))
     return [
         *kept,
         Append(name, trial.to_bytes()),

@@ -6,12 +6,14 @@ on when the coordinator came to it, and anyone can recompute them (`replay`). Wh
 business, whose results count `watching.py`'s.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from autoresearch.judging import pairing, trust
 from autoresearch.judging.evidence import Row
-from autoresearch.judging.model import Patch, Trial
+from autoresearch.judging.model import Patch, Trial, Tried
 from autoresearch.judging.trust import believed
 from autoresearch.judging.verdict import UNDECIDED, Decision, Verdict, decide
 from coordinator import settling
@@ -22,6 +24,15 @@ from coordinator.settling import Finding
 from coordinator.store import Change, Holds
 
 NOISE_KEPT = 16  # estimates kept: one for each stretch of the ledger that is looked at now
+AT_ONCE = 64  # machines whose trials are read at once
+
+
+class Trials(NamedTuple):
+    """What a patch is judged by. `tried`: by machine, see `pairing.evidence`."""
+
+    candidate: Sequence[Trial]
+    baseline: Sequence[Trial]
+    tried: Mapping[str, Sequence[Tried]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Decider:
         """Noise of one trial per hardware class, as of a ledger entry."""
         entry = pairing.noise_entry(entry)
         if entry not in self._noise:
-            sources = pairing.noise_sources(await self._records.lineage(), entry)
+            sources = pairing.noise_sources(await self._records.lineage(), entry, self._rule)
             valid = (await self._records.jury()).voids.before(entry).counting
             repeats = [valid(await self._records.baseline_trials(source)) for source in sources]
             held = pairing.held_before(await self._records.beliefs(), entry)
@@ -70,18 +81,24 @@ class Decider:
 
     async def evidence(self, patch: Patch, entry: int, noise_bpb: Mapping[str, float] | None = None) -> Evidence:
         """What the ledger held about a patch before that entry; with another noise than that of then, if given."""
-        candidate, baseline = await self._trials(patch)
-        return await self._evidence(candidate, baseline, entry, noise_bpb)
+        return await self._evidence(await self._trials(patch), entry, noise_bpb)
 
-    async def _trials(self, patch: Patch) -> tuple[list[Trial], list[Trial]]:
+    async def _trials(self, patch: Patch) -> Trials:
         candidate = await self._records.candidate_trials(patch.patch_id)
-        return candidate, await self._records.baseline_trials(patch.base_sha256)
+        baseline = await self._records.baseline_trials(patch.base_sha256)
+        machines = sorted({trial.machine_id for trial in candidate}) if self._rule.own_trials else []
+        tried: dict[str, Sequence[Tried]] = {}
+        for at in range(0, len(machines), AT_ONCE):
+            some = machines[at : at + AT_ONCE]
+            lists = await asyncio.gather(*(self._records.tried(patch.base_sha256, machine) for machine in some))
+            tried |= dict(zip(some, lists, strict=True))
+        return Trials(candidate, baseline, tried)
 
-    async def _evidence(
-        self, candidate: Sequence[Trial], baseline: Sequence[Trial], entry: int, noise_bpb: Mapping[str, float] | None
-    ) -> Evidence:
+    async def _evidence(self, trials: Trials, entry: int, noise_bpb: Mapping[str, float] | None) -> Evidence:
         jury = await self._records.jury()
-        rows = pairing.evidence(jury.voids.counting(candidate), jury.voids.counting(baseline), entry)
+        counting = jury.voids.counting
+        tried = {machine: counting(own) for machine, own in trials.tried.items()}
+        rows = pairing.evidence(counting(trials.candidate), counting(trials.baseline), tried, entry, self._rule)
         if noise_bpb is None:
             classes = {row.hardware_class for row in rows}
             noise_bpb = pairing.with_priors(await self.noise(entry), classes, self._swarm.noise_prior_bpb)
@@ -109,14 +126,14 @@ class Decider:
             patch = await self._records.patch(patch_id)
             if patch is None or patch.verdict not in UNDECIDED:
                 return
-            candidate, baseline = await self._trials(patch)
-            entries = pairing.looks(candidate, baseline, patch.looked, until)
+            trials = await self._trials(patch)
+            entries = pairing.looks(trials.candidate, trials.baseline, patch.looked, until)
             if afresh and until >= patch.looked and until not in entries:
                 entries.append(until)
             if not entries:
                 return
             for entry in entries:
-                evidence = await self._evidence(candidate, baseline, entry + 1, None)
+                evidence = await self._evidence(trials, entry + 1, None)
                 finding = self.finding(evidence)
                 if finding.verdict.value != patch.verdict or entry == entries[-1]:
                     await self._write(patch, finding, evidence.jury)

@@ -107,6 +107,7 @@ class Dispatch:
             hardware_class=machine.hardware_class,
             order_payload=b64encode(signed.payload).decode(),
             granted_at_ms=now,
+            earlier=await self._store.length(f"trials:{order.patch_id}") if order.patch_id else 0,
         )
         self._touched(order.line)
         expires_at_ms = now + self.lease_ms
@@ -232,6 +233,7 @@ class Dispatch:
             base_sha256=order.base_sha256,
             known_answer=order.known_answer,
             known_effect_bpb=order.known_effect_bpb,
+            earlier=lease.earlier,
             accepted_at_ms=self._now_ms(),
         )
         note = Note("result", accepting.result_body(trial, lease, packed(signed)))

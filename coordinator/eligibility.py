@@ -55,7 +55,8 @@ class Asker:
     def _look_at(self, base: str) -> Baselines:
         own = self.machine.bases.get(base, NO_BASE)
         have, runs = (own.baselines, own.runs) if self._now_ms < own.ends_at_ms else (0, 0)
-        wants = baselines_wanted(runs, least=self._policy.first_baselines, most=self._policy.most_baselines)
+        most = self._policy.most_beside_trials if self._rule.own_trials else self._policy.most_baselines
+        wants = baselines_wanted(runs, least=self._policy.first_baselines, most=most)
         if have >= wants:
             return Baselines.THERE
         return Baselines.UNDER_WAY if have + own.leased >= wants else Baselines.NEEDED

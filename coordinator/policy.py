@@ -33,10 +33,11 @@ class Policy:
     """
 
     # --- baselines ---
-    # On a machine before its first candidate on a base; then as many as the square root of its candidates there. That
-    # is 22 % of all runs; a single one would be 7 %, but ends at 97 % of the gain (simulated).
+    # On a machine before its first candidate on a base; then as many as the square root of its candidates there.
     first_baselines: int = 1
     most_baselines: int = 6  # more would hardly narrow a pair that has one candidate
+    # Where its candidates say where the machine's level is, too: one beside other work, the other to measure the noise.
+    most_beside_trials: int = 2
     failed_baselines: int = 2  # a machine that cannot run the best itself gets nothing until it joins again
     # A promotion is audited by identities that measured the base before it. Three can roll back (votes are capped at
     # 5 : 1), and eight give the confirmed gain a third of one machine's error; each would measure the new best anyway.
@@ -80,8 +81,8 @@ class Policy:
     def __post_init__(self) -> None:
         shares = (self.useful_share, self.known_answer_share, self.window, self.second_look_worth)
         counts = (
-            self.first_baselines, self.most_baselines, self.failed_baselines, self.turn_patches, self.look,
-            self.heard_classes,
+            self.first_baselines, self.most_baselines, self.most_beside_trials, self.failed_baselines,
+            self.turn_patches, self.look, self.heard_classes,
         )  # fmt: skip
         if not all(0.0 <= share <= 1.0 for share in shares) or not 0.0 < self.useful_share < 1.0:
             raise PolicyError("a share is a number from 0 to 1, and useful_share neither of the two")

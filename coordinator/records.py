@@ -25,6 +25,7 @@ from autoresearch.judging.model import (
     Record,
     Roles,
     Trial,
+    Tried,
     Void,
 )
 from autoresearch.judging.rule import Rule
@@ -153,6 +154,10 @@ class Records:
     async def baseline_trials(self, source_sha256: str) -> list[Trial]:
         """Accepted baseline results of a best, in order of acceptance."""
         return await self._list(Trial, f"baselines:{source_sha256}")
+
+    async def tried(self, base_sha256: str, machine_id: str) -> list[Tried]:
+        """A machine's finished trials of candidates on a base, in order of acceptance."""
+        return await self._list(Tried, f"tried:{base_sha256}:{machine_id}")
 
     async def known_answers(self) -> list[Trial]:
         """Accepted results of trials with a known answer, in order of acceptance."""

@@ -35,6 +35,7 @@ Lists
     beliefs      Belief: every change of the quarantine
     trials:<patch id>       Trial of the candidate  baselines:<source sha256>  Trial of a best
     known                   Trial with a known answer
+    tried:<source sha256>:<machine id>  Tried: its finished trials of candidates tested against that source
 Rankings (member -> score)
     waiting      patch id -> submitted at, waits for an approver
     authored:<identity id>  patch id -> submitted at

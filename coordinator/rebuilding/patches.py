@@ -91,6 +91,7 @@ def result(made: Made, entry: Entry) -> Sequence[Operation]:
         base_sha256=body.get("base_sha256", base),  # absent before there were trials with a known answer
         known_answer=body.get("known_answer", ""),
         known_effect_bpb=body.get("known_effect_bpb", 0.0),
+        earlier=body.get("earlier", 0),  # likewise
         accepted_at_ms=entry.at_ms,
         entry=entry.seq,
     )

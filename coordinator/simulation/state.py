@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import Row, robust_mean, shrunk
+from autoresearch.judging.level import OtherTrial
 from autoresearch.judging.periods import BASELINE_LIFE_MS
 from autoresearch.judging.rule import DEFAULT, Rule
 from autoresearch.judging.verdict import Verdict
@@ -41,6 +42,7 @@ class Tested:
     verdict: Verdict = Verdict.OPEN
     runs: dict[str, int] = field(default_factory=dict)
     leased: tuple[tuple[str, str], ...] = ()
+    earlier: dict[str, int] = field(default_factory=dict)  # by identity: runs that there were when it took its last one
     numbers: dict[tuple[str, int], list[float]] = field(default_factory=dict)  # identity, period -> val_bpb
     crashes: dict[str, int] = field(default_factory=dict)
     excluded: dict[str, list[tuple[object, Row]]] = field(default_factory=dict)
@@ -52,16 +54,17 @@ class Tested:
         """Of everybody, believed or not."""
         return [*self.case.every_row(), *(row for some in self.excluded.values() for _, row in some)]
 
-    def row(self, identity: str, hardware_class: str, period: int, baselines: tuple[float, ...]) -> Row:
-        """What an identity's one machine measured of it beside these baselines, which began that period."""
+    def row(self, identity: str, hardware_class: str, period: int, bench: "Bench", most_others: int) -> Row:
+        """What an identity's one machine measured of it in that period of its bench; -1: before the first."""
         first = min((at for who, at in self.numbers if who == identity), default=period)
         return Row(
             identity=identity,
             machine=identity,
             hardware_class=hardware_class,
             candidate=tuple(self.numbers.get((identity, period), ())),
-            baseline=baselines,
+            baseline=tuple(bench.periods[period].baselines) if period >= 0 else (),
             crashes=self.crashes.get(identity, 0) if period == first else 0,
+            others=bench.periods[period].others(self.patch_id, most_others) if period >= 0 else (),
         )
 
     def take(self, period: int, row: Row, *, believed: bool) -> None:
@@ -113,10 +116,23 @@ class Tested:
 
 
 @dataclass(slots=True)
+class Period:
+    """What a machine measured on one base beside the same baselines."""
+
+    begins_at_ms: int
+    baselines: list[float] = field(default_factory=list)  # val_bpb
+    tried: list[tuple[str, OtherTrial]] = field(default_factory=list)  # by patch
+
+    def others(self, patch_id: str, most: int) -> tuple[OtherTrial, ...]:
+        """The last trials of other patches."""
+        return tuple([own for name, own in self.tried if name != patch_id][-most:]) if most else ()
+
+
+@dataclass(slots=True)
 class Bench:
     """What a machine measured on one base."""
 
-    periods: list[tuple[int, list[float]]] = field(default_factory=list)  # begin, val_bpb
+    periods: list[Period] = field(default_factory=list)
     runs: int = 0  # candidates in the last period
     failed: int = 0
     leased: int = 0
@@ -126,20 +142,21 @@ class Bench:
         """As the planner knows it."""
         if not self.periods:
             return BaseFacts(failed=self.failed, leased=self.leased, runs=self.runs)
-        begin, numbers = self.periods[-1]
-        return BaseFacts(len(numbers), begin + BASELINE_LIFE_MS, self.runs, self.failed, True, self.leased)
+        last = self.periods[-1]
+        ends_at_ms = last.begins_at_ms + BASELINE_LIFE_MS
+        return BaseFacts(len(last.baselines), ends_at_ms, self.runs, self.failed, True, self.leased)
 
     def take(self, number: float, now_ms: int) -> None:
         """A baseline; it begins a period if the last one is over."""
-        if not self.periods or now_ms >= self.periods[-1][0] + BASELINE_LIFE_MS:
-            self.periods.append((now_ms, []))
+        if not self.periods or now_ms >= self.periods[-1].begins_at_ms + BASELINE_LIFE_MS:
+            self.periods.append(Period(now_ms))
             self.runs = 0
-        self.periods[-1][1].append(number)
+        self.periods[-1].baselines.append(number)
 
     @property
     def baselines(self) -> tuple[float, ...]:
         """Of the last period."""
-        return tuple(self.periods[-1][1]) if self.periods else ()
+        return tuple(self.periods[-1].baselines) if self.periods else ()
 
 
 class Benches:
@@ -184,5 +201,5 @@ class Benches:
             if person.name not in held:
                 for base, bench in self._benches[person.name].items():
                     if base in bases:
-                        group.extend(numbers for _, numbers in bench.periods)
+                        group.extend(period.baselines for period in bench.periods)
         return groups

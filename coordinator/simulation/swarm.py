@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from autoresearch.judging import noise
+from autoresearch.judging import noise, pairing
 from autoresearch.judging.agreement import FEWEST_OTHERS
 from autoresearch.judging.case import Case
+from autoresearch.judging.level import OtherTrial
 from autoresearch.judging.reputation import Reputations
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer
 from autoresearch.judging.verdict import Verdict, judge
@@ -28,7 +29,6 @@ from coordinator.simulation.world import Gains, added, kind_of
 TRIAL_MS = 300_000  # five minutes
 AUTHORS = 40  # who take turns in submitting; none of them a volunteer, but for a ring
 PARKED_KEPT = 100  # parked patches that the planner still knows
-NOISE_BASES = 8  # as the coordinator: repeats on that many bests
 BURST_AT_TRIALS = 192  # an hour after the start
 ENDED = frozenset(Verdict) - {Verdict.OPEN, Verdict.PARKED}
 
@@ -40,6 +40,7 @@ class Swarm:
         self.campaign = campaign
         world = campaign.world
         self._classes = [card.name for card in world.cards]
+        self._people = {person.name: person for person in campaign.people.everybody}
         fleet = {world.cards[person.card].name for person in campaign.people.everybody}
         self._rule = replace(course.rule, min_classes=max(1, min(course.rule.min_classes, len(fleet))))
         self._course = course
@@ -165,6 +166,7 @@ class Swarm:
                 self.tested_of[own.author] += 1
                 self._fresh -= own.author != "burst"
             own.leased = (*own.leased, (person.name, self._classes[person.card]))
+            own.earlier[person.name] = sum(own.runs.values())
             known = self._planner.patch(own.patch_id)
             assert known is not None
             self._planner.put_patch(replace(known, leased=own.leased))
@@ -208,13 +210,16 @@ class Swarm:
             own.crashes[person.name] = own.crashes.get(person.name, 0) + 1
         else:
             own.numbers.setdefault((person.name, period), []).append(number)
+            if period >= 0:
+                bench.periods[period].tried.append((own.patch_id, OtherTrial(number, own.earlier[person.name])))
+        for name, at in list(own.numbers) if self._rule.own_trials else ():
+            self._put_row(self._people[name], own, at)  # whose level is known better by now
         self._put_row(person, own, period)
         return {own.patch_id: None}
 
     def _put_row(self, person: Person, own: Tested, period: int) -> None:
         bench = self._bench(person, own.base.name)
-        baselines = tuple(bench.periods[period][1]) if period >= 0 else ()
-        row = own.row(person.name, self._classes[person.card], period, baselines)
+        row = own.row(person.name, self._classes[person.card], period, bench, self._rule.own_trials)
         own.take(period, row, believed=person.name not in self._reputations.held)
 
     def _run_known(self, person: Person, choice: Choice) -> None:
@@ -229,7 +234,7 @@ class Swarm:
         self._tell_known()
         if number is None or not bench.periods:
             return
-        baselines = bench.periods[-1][1]
+        baselines = bench.periods[-1].baselines
         gain_bpb = sum(baselines) / len(baselines) - number
         noise_bpb = self._noise[self._classes[person.card]]
         if self._course.watch:
@@ -364,7 +369,8 @@ class Swarm:
         step = max(64, 1 << max(0, self.campaign.trials.bit_length() - 6))
         if self.campaign.trials // step == (self.campaign.trials - fresh) // step:
             return
-        recent = set(list(self._versions)[-NOISE_BASES:])
+        most = pairing.NOISE_SOURCES_FEW if self._rule.own_trials else pairing.NOISE_SOURCES
+        recent = set(list(self._versions)[-most:])
         groups = self._benches.repeats(recent, self._reputations.held)
         prior = {name: noise.prior_for(name) for name in self._noise}
         moved = noise.moved_priors(groups, prior)

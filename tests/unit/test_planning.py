@@ -572,6 +572,15 @@ def test_more_classes_are_heard_than_a_verdict_needs() -> None:
 )
 def test_baselines_grow_with_the_square_root_of_the_candidates(runs: int, baselines: int, needed: bool) -> None:
     machine = a_machine("bea", b1=replace(MEASURED, baselines=baselines, runs=runs))
+    planner = a_planner([a_patch("p")], [machine], rule=replace(DEFAULT, own_trials=0))
+    assert chosen(planner, "bea's") == ("base b1" if needed else "p")
+
+
+@pytest.mark.parametrize(("runs", "baselines", "needed"), [(2, 1, False), (3, 1, True), (7, 2, False), (900, 2, False)])
+def test_two_baselines_are_enough_where_candidates_say_where_the_level_is(
+    runs: int, baselines: int, needed: bool
+) -> None:
+    machine = a_machine("bea", b1=replace(MEASURED, baselines=baselines, runs=runs))
     assert chosen(a_planner([a_patch("p")], [machine]), "bea's") == ("base b1" if needed else "p")
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from autoresearch.judging import pairing
 from autoresearch.judging.ledger import Entry
-from autoresearch.judging.model import Trial
+from autoresearch.judging.model import Trial, Tried
+from autoresearch.judging.periods import tried
 from autoresearch.judging.replay import Replay
 from autoresearch.judging.trust import believed
 from autoresearch.judging.verdict import DEFAULT, Decision, Verdict, decide
@@ -80,6 +81,7 @@ class Coordinator:
         self.entries = [genesis(), patch(1, "p"), patch(2, "q")]
         self.verdicts = {"p": "open", "q": "open"}
         self.trials: dict[str, list[Trial]] = {"p": [], "q": [], "": []}
+        self.tried: dict[str, list[Tried]] = {}  # by machine
 
     def take(self, fact: Fact) -> None:
         """A result comes in and is looked at."""
@@ -93,13 +95,16 @@ class Coordinator:
         made = fact.as_entry(len(self.entries))
         self.entries.append(made)
         body = {name: value for name, value in made.body.items() if name in Trial.__dataclass_fields__}
-        self.trials[fact.patch_id].append(Trial(order_id="", accepted_at_ms=made.at_ms, entry=made.seq, **body))
+        trial = Trial(order_id="", accepted_at_ms=made.at_ms, entry=made.seq, **body)
+        if fact.patch_id and (own := tried(trial)) is not None:
+            self.tried.setdefault(own.machine_id, []).append(own)
+        self.trials[fact.patch_id].append(trial)
         return made.seq
 
     def decision(self, name: str) -> tuple[Decision, dict[str, float]]:
         """What follows from all that there is, and the noise then."""
         at = len(self.entries)
-        rows = pairing.evidence(self.trials[name], self.trials[""], at)
+        rows = pairing.evidence(self.trials[name], self.trials[""], self.tried, at, DEFAULT)
         noise = pairing.estimate_noise([self.trials[""]], pairing.noise_entry(at), (), 0.002)
         noise = pairing.with_priors(noise, {row.hardware_class for row in rows}, 0.002)
         return decide(believed(rows, ()), noise, pairing.rule_for(DEFAULT, noise)), noise

@@ -197,7 +197,7 @@ class TestProposals:
 
     def test_liars_who_are_found_out_leave_the_swarm_with_what_is_good(self) -> None:
         scenario = Scenario(replace(SMALL, liars="flatter", liar_share=0.3, noise_scale=0.3), 1_500, 0.001)
-        playing = Play("default", scenario, 2)
+        playing = Play("default", scenario, 4)
         while not playing.campaign.over:
             playing.step()
         undone = [own for own in playing.campaign.promotions if own.undone]

@@ -77,7 +77,7 @@ def test_bounded(log_odds: str) -> None:
 
 
 def test_paired_difference() -> None:
-    pair = paired(Row("a", "m", "H100", (0.994,), (0.9978, 0.9982)), SIGMA, 0.0003)
+    pair = paired(Row("a", "m", "H100", (0.994,), (0.9978, 0.9982)), SIGMA, DEFAULT)
     assert pair is not None
     gain_bpb, variance = HELPERS["diff H100 [.994] [.9978,.9982]"]
     assert pair.gain_bpb == near(gain_bpb)

@@ -43,14 +43,15 @@ def residuals(
 ) -> tuple[Residual, ...]:
     """What a decided patch says about those who ran it, each against at least two believed others.
 
-    Those in quarantine are measured too, so that they can come back, but nobody is measured against them.
+    Those in quarantine are measured too, so that they can come back, but nobody is measured against them. Whoever is
+    measured is so by baselines alone: who flatters every candidate moves the level that these speak for, too.
     extra_variance: of the others' pooled gain, of classes that honestly differ (40 % of the effect), and of the others
     among themselves: where one of them lies, their mean says little about anybody.
 
     Raises:
         EvidenceError: `sigma` lacks a class that has a finished pair.
     """
-    found = [(row, pair) for row in rows if (pair := paired(row, sigma, rule.tau_bpb)) is not None]
+    found = [(row, pair) for row in rows if (pair := paired(row, sigma, rule)) is not None]
     measured = []
     for identity in {row.identity for row, _ in found}:
         others = [(row, pair) for row, pair in found if row.identity not in quarantined and row.identity != identity]
@@ -60,12 +61,13 @@ def residuals(
         expected_bpb = score / information
         disagreement = between([pair for _, pair in others], expected_bpb)
         extra = 1.0 / information + (CLASS_SPREAD * expected_bpb) ** 2 + disagreement
+        own = [(row, paired(row, sigma, rule, by_baselines=True)) for row, _ in found if row.identity == identity]
         measured += [
             Residual(
                 identity, row.machine, row.hardware_class, base, pair.gain_bpb - expected_bpb, len(row.baseline), extra
             )
-            for row, pair in found
-            if row.identity == identity
+            for row, pair in own
+            if pair is not None
         ]
     return tuple(sorted(measured))
 

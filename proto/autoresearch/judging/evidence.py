@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from autoresearch.judging.level import OtherTrial, level
+from autoresearch.judging.rule import Rule
+
 MAX_BPB = 1e6  # beyond any model's loss; keeps every square and sum below far from overflow
 NOISE_BOUNDS_BPB = (1e-9, 1e3)  # likewise
 
@@ -40,13 +43,14 @@ class Row:
     baseline: tuple[float, ...]  # val_bpb of the trials of the best that the patch is tested against
     crashes: int = 0  # trials of the candidate that crashed here
     disqualifications: int = 0  # trials of the candidate whose model failed the exam here
+    others: tuple[OtherTrial, ...] = ()  # finished trials of other candidates in the same period
 
     def __post_init__(self) -> None:
-        for bpb in (*self.candidate, *self.baseline):
+        for bpb in (*self.candidate, *self.baseline, *(other.val_bpb for other in self.others)):
             if not -MAX_BPB <= bpb <= MAX_BPB:  # also catches NaN
                 raise EvidenceError(f"val_bpb {bpb!r} of machine {self.machine!r} is not a possible result")
-        if self.crashes < 0 or self.disqualifications < 0:
-            raise EvidenceError(f"machine {self.machine!r} has a negative number of crashes or disqualifications")
+        if self.crashes < 0 or self.disqualifications < 0 or any(other.earlier < 0 for other in self.others):
+            raise EvidenceError(f"machine {self.machine!r} has a negative number of crashes, disqualifications or trials")
 
     @property
     def finished(self) -> bool:
@@ -87,10 +91,11 @@ class Estimate:
     interval: tuple[float, float]
 
 
-def paired(row: Row, sigma: Mapping[str, float], tau_bpb: float) -> Pair | None:
+def paired(row: Row, sigma: Mapping[str, float], rule: Rule, *, by_baselines: bool = False) -> Pair | None:
     """The row's paired gain, or None while a candidate or a baseline result is missing.
 
-    Variance: s^2 (1/n + 1/m) + tau^2 for n candidate and m baseline trials.
+    Variance: s^2 (1/n + 1/m) + tau^2 for n candidate and m baseline trials; where other candidates say something about
+    the machine's level too (`level`), the variance of that in place of s^2/m. `by_baselines`: baselines alone count.
 
     Raises:
         EvidenceError: the class has no noise estimate, or an impossible one.
@@ -101,9 +106,12 @@ def paired(row: Row, sigma: Mapping[str, float], tau_bpb: float) -> Pair | None:
     noise_bpb = sigma.get(row.hardware_class, math.nan)
     if not NOISE_BOUNDS_BPB[0] <= noise_bpb <= NOISE_BOUNDS_BPB[1]:
         raise EvidenceError(f"hardware class {row.hardware_class!r} has no usable noise estimate ({noise_bpb!r})")
-    gain_bpb = _mean(baseline) - _mean(candidate)
-    variance = noise_bpb * noise_bpb * (1.0 / len(candidate) + 1.0 / len(baseline)) + tau_bpb * tau_bpb
-    return Pair(gain_bpb, variance)
+    if by_baselines or not row.others:
+        variance = noise_bpb * noise_bpb * (1.0 / len(candidate) + 1.0 / len(baseline)) + rule.tau_bpb * rule.tau_bpb
+        return Pair(_mean(baseline) - _mean(candidate), variance)
+    own = level(baseline, row.others, noise_bpb, rule.delta_bpb)
+    variance = noise_bpb * noise_bpb / len(candidate) + own.variance + rule.tau_bpb * rule.tau_bpb
+    return Pair(own.bpb - _mean(candidate), variance)
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -199,6 +199,24 @@ class Trial(Record):
     base_sha256: str = ""  # the source whose baselines it is compared with; a baseline's own
     known_answer: str = ""  # the patch that is known to lose; then `patch_id` is empty
     known_effect_bpb: float = 0.0  # at least so much
+    earlier: int = 0  # results of its patch that there were when it was handed out
+
+
+@dataclass(frozen=True, slots=True)
+class Tried(Record):
+    """A candidate's finished trial, as far as it says where its machine's level is: see `level`."""
+
+    entry: int  # of the ledger
+    patch_id: str
+    identity_id: str
+    machine_id: str
+    hardware_class: str
+    setting: str
+    val_bpb: float
+    accepted_at_ms: int
+    result_sha256: str
+    earlier: int  # see `Trial`
+    disturbed: bool = False  # never: such a trial is not among these
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +249,7 @@ class Lease(Record):
     hardware_class: str
     order_payload: str  # the signed order's bytes in base64
     granted_at_ms: int
+    earlier: int = 0  # results of its patch that there were then
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from autoresearch.judging import noise
 from autoresearch.judging.evidence import Row
-from autoresearch.judging.model import Belief, Best, Trial
+from autoresearch.judging.model import Belief, Best, Trial, Tried
 from autoresearch.judging.periods import periods_by_machine, rows
 from autoresearch.judging.rule import Rule
 
@@ -47,7 +47,8 @@ class Ran(Protocol):
 
 
 T = TypeVar("T", bound=Ran)
-NOISE_SOURCES = 8  # baselines of this many bests are repeats that the noise is estimated from
+NOISE_SOURCES = 8  # baselines of this many bests are repeats that the noise is estimated from ...
+NOISE_SOURCES_FEW = 32  # ... where a machine measures each only once or twice, and not every best at all
 
 
 def before(trials: Sequence[T], entry: int) -> Sequence[T]:
@@ -57,11 +58,20 @@ def before(trials: Sequence[T], entry: int) -> Sequence[T]:
     return trials[: bisect_left(trials, entry, key=lambda trial: trial.entry)]
 
 
-def evidence(candidate: Sequence[Trial], baseline: Sequence[Trial], entry: int) -> list[Row]:
-    """The rows of a patch as of a ledger entry, of everybody."""
+def evidence(
+    candidate: Sequence[Trial],
+    baseline: Sequence[Trial],
+    tried: Mapping[str, Sequence[Tried]],
+    entry: int,
+    rule: Rule,
+) -> list[Row]:
+    """The rows of a patch as of a ledger entry, of everybody. `tried`: by machine, its finished trials of candidates on
+    the patch's base; needed only of machines that ran the patch, and if the rule wants them."""
     then = before(candidate, entry)
     machines = {trial.machine_id for trial in then}  # a large fleet has many more baselines than a patch has trials
-    return rows(then, [trial for trial in before(baseline, entry) if trial.machine_id in machines])
+    own = {machine: before(tried[machine], entry) for machine in machines & tried.keys()}
+    measured = [trial for trial in before(baseline, entry) if trial.machine_id in machines]
+    return rows(then, measured, own, rule.own_trials)
 
 
 def jurors(candidate: Sequence[Ran], entry: int) -> set[str]:
@@ -99,13 +109,14 @@ def noise_entry(entry: int) -> int:
     return entry // step * step
 
 
-def noise_sources(lineage: Sequence[Best], entry: int) -> list[str]:
+def noise_sources(lineage: Sequence[Best], entry: int, rule: Rule) -> list[str]:
     """Sources whose baselines are the repeats: of the last bests that the ledger held before the entry."""
+    most = NOISE_SOURCES_FEW if rule.own_trials else NOISE_SOURCES
     recent: list[str] = []
     for best in reversed(lineage):
         if best.entry < entry and best.source_sha256 not in recent:
             recent.append(best.source_sha256)
-            if len(recent) == NOISE_SOURCES:
+            if len(recent) == most:
                 break
     return recent
 

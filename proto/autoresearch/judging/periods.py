@@ -9,9 +9,11 @@ from the results alone, in the ledger's order, so anyone can recompute them. Lef
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from autoresearch.judging.evidence import Row
-from autoresearch.judging.model import Trial
+from autoresearch.judging.level import OtherTrial
+from autoresearch.judging.model import Trial, Tried
 
 # An offset that drifts 0.1 sd a trial does no harm, 0.3 sd costs 5 % of the gain (simulated, statistics of the design):
 # a day is some 250 trials of five minutes, of which few share a base.
@@ -102,7 +104,7 @@ def _covers(first: Trial, trial: Trial) -> bool:
     return trial.setting == first.setting and trial.accepted_at_ms < first.accepted_at_ms + BASELINE_LIFE_MS
 
 
-def period_of(trial: Trial, own: Sequence[Period]) -> int | None:
+def period_of(trial: Trial | Tried, own: Sequence[Period]) -> int | None:
     """Which of its machine's periods a candidate's trial belongs to; None while it waits for one.
 
     The last that began before it, if that still covers it; else the first that begins within a day after it.
@@ -126,8 +128,32 @@ def periods_by_machine(baselines: Iterable[Trial]) -> dict[Key, list[Period]]:
     return {key: periods(trials) for key, trials in own.items()}
 
 
-def rows(candidate: Iterable[Trial], baseline: Iterable[Trial]) -> list[Row]:
-    """The evidence: one row per machine and period in which it ran the candidate, beside its baselines of that period.
+def tried(trial: Trial) -> Tried | None:
+    """A candidate's trial as far as it says where its machine's level is; None if its number is no evidence."""
+    if not counts(trial) or trial.val_bpb is None:
+        return None
+    return Tried(
+        entry=trial.entry,
+        patch_id=trial.patch_id,
+        identity_id=trial.identity_id,
+        machine_id=trial.machine_id,
+        hardware_class=trial.hardware_class,
+        setting=trial.setting,
+        val_bpb=trial.val_bpb,
+        accepted_at_ms=trial.accepted_at_ms,
+        result_sha256=trial.result_sha256,
+        earlier=trial.earlier,
+    )
+
+
+def rows(
+    candidate: Iterable[Trial],
+    baseline: Iterable[Trial],
+    others: Mapping[str, Sequence[Tried]] = MappingProxyType({}),
+    most_others: int = 0,
+) -> list[Row]:
+    """The evidence: one row per machine and period in which it ran the candidate, beside its baselines of that period
+    and the last `most_others` of its trials of other candidates in it. `others`: by machine, on the same source.
 
     Crashes and failed exams need no baseline; they stand in the machine's first row.
     """
@@ -139,11 +165,18 @@ def rows(candidate: Iterable[Trial], baseline: Iterable[Trial]) -> list[Row]:
     return [
         row
         for (identity_id, machine_id, name), trials in machines.items()
-        for row in _rows(identity_id, (machine_id, name), trials, known)
+        for row in _rows(identity_id, (machine_id, name), trials, known, others.get(machine_id, ()), most_others)
     ]
 
 
-def _rows(identity_id: str, key: Key, trials: Sequence[Trial], known: Mapping[Key, Sequence[Period]]) -> list[Row]:
+def _rows(
+    identity_id: str,
+    key: Key,
+    trials: Sequence[Trial],
+    known: Mapping[Key, Sequence[Period]],
+    others: Sequence[Tried],
+    most_others: int,
+) -> list[Row]:
     own = known.get(key, ())
     groups: dict[int | None, list[float]] = {}
     for trial in trials:
@@ -163,6 +196,26 @@ def _rows(identity_id: str, key: Key, trials: Sequence[Trial], known: Mapping[Ke
                 baseline=tuple(trial.val_bpb for trial in baselines if trial.val_bpb is not None),
                 crashes=0 if found else crashes,
                 disqualifications=0 if found else disqualifications,
+                others=_beside(index, own, key[1], trials[0].patch_id, others)[-most_others:] if most_others else (),
             )
         )
     return found
+
+
+def _beside(
+    index: int | None, own: Sequence[Period], hardware_class: str, patch_id: str, others: Sequence[Tried]
+) -> tuple[OtherTrial, ...]:
+    """A machine's trials of other candidates that belong to the same period as a candidate's."""
+    if index is None:
+        return ()
+    begin, end, setting = own[index].begins_at_ms, own[index].ends_at_ms, own[index].setting
+    alone = len(own) == 1  # nearly always
+    return tuple(
+        OtherTrial(other.val_bpb, other.earlier)
+        for other in others
+        if begin - BASELINE_LIFE_MS < other.accepted_at_ms < end
+        and other.setting == setting
+        and other.patch_id != patch_id
+        and other.hardware_class == hardware_class
+        and (alone or period_of(other, own) == index)
+    )

@@ -13,9 +13,9 @@ from autoresearch.judging.agreement import FEWEST_OTHERS
 from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.evidence import Row
 from autoresearch.judging.ledger import Entry
-from autoresearch.judging.model import Belief, Best, Trial
+from autoresearch.judging.model import Belief, Best, Trial, Tried
 from autoresearch.judging.orders import Orders
-from autoresearch.judging.periods import rows
+from autoresearch.judging.periods import tried
 from autoresearch.judging.rule import Rule
 from autoresearch.judging.trust import Change, DecidedPatch, Quarantine, believed
 from autoresearch.judging.verdict import UNDECIDED, Decision, Verdict, decide
@@ -73,6 +73,7 @@ class Record:
         self._prior_bpb = 0.0
         self._baselines: defaultdict[str, list[Trial]] = defaultdict(list)  # by source
         self._measured: defaultdict[tuple[str, str], list[Trial]] = defaultdict(list)  # the same by source and machine
+        self._tried: defaultdict[tuple[str, str], list[Tried]] = defaultdict(list)  # candidates, likewise
         self._known: list[Trial] = []  # with a known answer
         self._beliefs: list[Belief] = []
         self._touched: dict[str, int] = {}  # patch -> entry after which it was looked at without new evidence
@@ -123,12 +124,16 @@ class Record:
             base_sha256=body.get("base_sha256", ""),  # absent before there were trials with a known answer
             known_answer=body.get("known_answer", ""),
             known_effect_bpb=body.get("known_effect_bpb", 0.0),
+            earlier=body.get("earlier", 0),  # absent before anything hung on it
             entry=entry.seq,
         )
         if trial.known_answer:
             self._known.append(trial)
         elif trial.patch_id:
-            self.patches[trial.patch_id].trials.append(trial)
+            patch = self.patches[trial.patch_id]
+            if (own := tried(trial)) is not None:
+                self._tried[patch.base_sha256, trial.machine_id].append(own)
+            patch.trials.append(trial)
             self._jury[trial.identity_id][trial.patch_id] = entry.seq
         else:
             self._baselines[trial.source_sha256].append(trial)
@@ -160,18 +165,20 @@ class Record:
     # --- what follows for a patch ---
 
     def _rows(self, patch: PatchState, entry: int) -> list[Row]:
-        """As `pairing.evidence`, without going through the baselines of machines that did not run the patch."""
-        counting = self.orders.voids.counting
+        """`pairing.evidence`, without going through the baselines of machines that did not run the patch."""
+        counting, base = self.orders.voids.counting, patch.base_sha256
         then = counting(pairing.before(patch.trials, entry))
-        machines = sorted({(patch.base_sha256, trial.machine_id) for trial in then})
-        return rows(then, [trial for own in machines for trial in counting(pairing.before(self._measured[own], entry))])
+        machines = sorted({trial.machine_id for trial in then})
+        measured = [trial for own in machines for trial in counting(pairing.before(self._measured[base, own], entry))]
+        ran = {own: counting(self._tried[base, own]) for own in machines if self._rule.own_trials}
+        return pairing.evidence(then, measured, ran, entry, self._rule)
 
     def noise(self, entry: int, rows: Iterable[Row | Trial] = ()) -> dict[str, float]:
         """The noise per hardware class as of a ledger entry, with priors for their classes that have none."""
         at = pairing.noise_entry(entry)
         if at not in self._noise:
             valid = self.orders.voids.before(at).counting
-            repeats = [valid(self._baselines[source]) for source in pairing.noise_sources(self.lineage, at)]
+            repeats = [valid(self._baselines[source]) for source in pairing.noise_sources(self.lineage, at, self._rule)]
             held = pairing.held_before(self._beliefs, at)
             self._noise[at] = pairing.estimate_noise(repeats, at, held, self._prior_bpb)
             while len(self._noise) > NOISE_KEPT:

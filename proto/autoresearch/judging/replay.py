@@ -54,12 +54,20 @@ class Replay(Record):
             try:
                 if objection := self.orders.objection(entry):
                     self._differ(entry, objection)
+                if entry.kind == "result":
+                    self._check_earlier(entry)
                 _TAKE[entry.kind](self, entry)
             except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
                 raise ValueError(
                     f"ledger entry {entry.seq} ({entry.kind}) is not what it should be: {error!r}"
                 ) from error
             self.length += 1
+
+    def _check_earlier(self, entry: Entry) -> None:
+        """A result says how many there were of its patch when it was handed out; not more than there are now."""
+        there = len(self.patches[entry.body["patch_id"]].trials) if entry.body["patch_id"] else 0
+        if not 0 <= entry.body.get("earlier", 0) <= there:
+            self._differ(entry, f"there were {there} results of its patch before, not {entry.body['earlier']}")
 
     # --- verdicts ---
 

@@ -26,9 +26,10 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "max_trials": (1, 1_000_000),
         "guard_delta_bpb": (1e-6, 1.0),
         "guard_alpha": (1e-9, 0.5),
+        "own_trials": (0, 1000),
     }
 )
-WHOLE_NUMBERS = frozenset({"min_identities", "min_classes", "max_trials"})
+WHOLE_NUMBERS = frozenset({"min_identities", "min_classes", "max_trials", "own_trials"})
 
 
 class RuleError(ValueError):
@@ -61,6 +62,9 @@ class Rule:
     max_trials: int = 24  # trials after which a patch that is neither won nor lost ends as inconclusive
     guard_delta_bpb: float = 0.003  # a hardware class that looks worse by this ...
     guard_alpha: float = 0.05  # ... at odds of 1/guard_alpha : 1 stops the patch
+    # A machine's last so many trials of other candidates beside the same baselines say where its level is (`level`);
+    # 0: only its baselines do. More hardly narrow it: the patch's own trial is one.
+    own_trials: int = 48
 
     upper: float = field(init=False, repr=False, compare=False)  # log odds at which a patch has won
     lower: float = field(init=False, repr=False, compare=False)  # log odds at which it is rejected for good
@@ -110,7 +114,8 @@ class Rule:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Self:
-        """Read a recorded rule. Every parameter must be there: a default may change, a recorded verdict may not.
+        """Read a recorded rule. Every parameter must be there, but for one that older ledgers lack: a default may
+        change, a recorded verdict may not.
 
         Raises:
             RuleError: a parameter is missing, unknown, not a number or out of its bounds.
@@ -118,6 +123,7 @@ class Rule:
         for name in data:
             if name not in BOUNDS:
                 raise RuleError(str(name)[:80], None, f"no such parameter; there are {', '.join(BOUNDS)}")
+        data = {"own_trials": 0, **data}  # ledgers from before there was a choice
         return cls(**{name: _number(name, data.get(name)) for name in BOUNDS})  # type: ignore[arg-type]  # whole or not
 
 

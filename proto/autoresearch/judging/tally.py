@@ -96,7 +96,7 @@ def hear_one(identity: str, rows: Iterable[Row], sigma: Mapping[str, float], rul
     pairs, trials = witness.pairs, 0
     for row in rows:
         trials += len(row.candidate)
-        pair = paired(row, sigma, rule.tau_bpb)
+        pair = paired(row, sigma, rule)
         if pair is None and row.only_crashed:
             witness.crash_classes |= {row.hardware_class}
         elif pair is not None and row.hardware_class in pairs:

@@ -174,7 +174,7 @@ def wanted_in_flight(log_odds: float, upper: float) -> int:
 
 def baselines_wanted(candidate_runs: int, least: int = 1, most: int = 6) -> int:
     """Baseline trials a machine should have on a best before its next candidate trial: the square-root rule."""
-    return min(most, max(least, int(math.sqrt(candidate_runs) + 0.5)))
+    return max(least, min(most, int(math.sqrt(candidate_runs) + 0.5)))
 
 
 def _judge(counts: Counts, rule: Rule) -> Verdict:

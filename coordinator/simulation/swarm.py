@@ -15,7 +15,7 @@ from autoresearch.judging.level import OtherTrial
 from autoresearch.judging.reputation import Reputations
 from autoresearch.judging.trust import DecidedPatch, KnownAnswer
 from autoresearch.judging.verdict import Verdict, judge
-from coordinator.bases import FEW_MACHINES, rest_trials
+from coordinator.bases import FEW_MACHINES, REST_TRIALS
 from coordinator.facts import MachineFacts
 from coordinator.planning import Choice, Kind, Planner
 from coordinator.simulation.campaign import Campaign, Version
@@ -57,7 +57,6 @@ class Swarm:
         self._versions = {campaign.head.name: campaign.head}
         self._planner.set_best(campaign.head.name)
         self._refreshed_at = 0
-        self._bases = 1  # that there were
         self._patches: dict[str, Tested] = {}
         self._parked: dict[str, None] = {}
         self._fresh = self._submitted = 0
@@ -395,11 +394,10 @@ class Swarm:
         if self._course.rest_trials is not None:
             return self._course.rest_trials
         machines = self.campaign.world.at_once
-        return 0 if machines <= FEW_MACHINES else rest_trials(self._bases) * machines
+        return 0 if machines <= FEW_MACHINES else REST_TRIALS * machines
 
     def _use(self, head: Version) -> None:
         self._before, self._base = self._base, head
-        self._bases += 1
         self._refreshed_at = self.campaign.trials
         self._planner.set_best(head.name, self._before.name)
         for own in list(self._patches.values()):

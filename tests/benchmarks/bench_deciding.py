@@ -12,12 +12,14 @@ import json
 import random  # noqa: TID251  # always seeded: the same ledger every time
 import statistics
 from collections.abc import Callable
+from itertools import cycle
 from time import process_time
 
 import click
 
 from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import Row
+from autoresearch.judging.level import OtherTrial
 from autoresearch.judging.reputation import Reputations
 from autoresearch.judging.trust import DecidedPatch
 from autoresearch.judging.verdict import DEFAULT, Verdict, decide, judge, weigh
@@ -25,6 +27,7 @@ from autoresearch.judging.verdict import DEFAULT, Verdict, decide, judge, weigh
 SIGMA = {"H100": 0.0013, "A100": 0.0015, "4090": 0.0020, "3090": 0.0028, "3060": 0.0045}
 CLASSES = tuple(SIGMA)
 REPEATS = 21
+LEVELS_KEPT = 200  # rows that take turns
 IDENTITIES, BASE_RESULTS = 400, 4_000  # who runs trials; results between two bests
 
 
@@ -45,7 +48,8 @@ def one_more(results: int, others: int) -> dict[str, float]:
 
     def row(at: int) -> Row:
         name = CLASSES[at % len(CLASSES)]
-        return Row(f"i{at}", f"m{at}", name, (1.0 - chance.gauss(0.001, SIGMA[name]),), (1.0, 1.0005))
+        others = tuple(OtherTrial(1.0 + chance.gauss(0.0, SIGMA[name]), 0) for _ in range(DEFAULT.own_trials))
+        return Row(f"i{at}", f"m{at}", name, (1.0 - chance.gauss(0.001, SIGMA[name]),), (1.0, 1.0005), others=others)
 
     rows = [row(at) for at in range(results)]
     case = Case(SIGMA, DEFAULT)
@@ -53,11 +57,11 @@ def one_more(results: int, others: int) -> dict[str, float]:
     open_patches = [Case(SIGMA, DEFAULT) for _ in range(others)]
     for own in open_patches:
         own.put(0, rows[0])
-    last = rows[-1]
+    levels = cycle([row(results - 1) for _ in range(LEVELS_KEPT)])  # none of them was weighed lately
 
     def put(then: Callable[[Case], object]) -> Callable[[], object]:
         def act() -> object:
-            case.put(results - 1, last)
+            case.put(results - 1, next(levels))
             return then(case)
 
         return act
@@ -76,11 +80,13 @@ def recompute(results: int) -> dict[str, float]:
     levels = [chance.gauss(0.0, 0.004) for _ in range(IDENTITIES)]
     reputations = Reputations(SIGMA)
     baselines: dict[int, list[float]] = {}
+    tried: dict[int, list[tuple[int, OtherTrial]]] = {}  # by who: patch, score
     case, gain_bpb, patches, verdicts, spent = Case(SIGMA, DEFAULT), 0.0, 0, 0, 0
     begun = process_time()
     for at in range(results):
         if at % BASE_RESULTS == 0:
             baselines.clear()
+            tried.clear()
         who = int(IDENTITIES * chance.random())
         name = cards[who]
         own = baselines.setdefault(who, [])
@@ -88,7 +94,9 @@ def recompute(results: int) -> dict[str, float]:
             own.append(1.0 + levels[who] + chance.gauss(0.0, SIGMA[name]))
             continue
         number = 1.0 + levels[who] - gain_bpb + chance.gauss(0.0, SIGMA[name])
-        case.put(0, Row(f"i{who}", f"m{who}", name, (number,), tuple(own)))
+        others = tuple(one for patch, one in tried.get(who, ()) if patch != patches)
+        case.put(0, Row(f"i{who}", f"m{who}", name, (number,), tuple(own), others=others))
+        tried.setdefault(who, []).append((patches, OtherTrial(number, spent)))
         spent += 1
         if judge(case) is Verdict.OPEN and spent < 8:
             continue

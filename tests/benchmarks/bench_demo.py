@@ -4,7 +4,8 @@
 
 Only the numbers are invented, from a normal distribution. The challenge is that of `coordinator/demo_settings`;
 the noise is estimated from the baselines of its volunteers as the coordinator does it; they take turns with a patch
-until it is decided. A crash and a failed exam do not depend on noise and are not in it.
+until it is decided, and each has run the other of the two once: the useless one, or one that gains 0.12. A crash and a
+failed exam do not depend on noise and are not in it.
 """
 
 import json
@@ -17,10 +18,12 @@ import click
 
 from autoresearch.judging import noise
 from autoresearch.judging.evidence import Row
+from autoresearch.judging.level import OtherTrial
 from autoresearch.judging.verdict import DEFAULT, Verdict, baselines_wanted, decide
 from coordinator.demo_settings import DELTA_BPB, FIRST_BASELINES, NOISE_PRIOR_BPB, VOLUNTEERS
 
 GAINS_BPB = (0.15, 0.12, 0.09, 0.0)  # the sample improvement in demos, from the most to the least; a useless patch
+OTHER_GAIN_BPB = 0.12
 DEVIATIONS_BPB = (0.01, 0.02, 0.03, 0.04, 0.05)
 CLASS = "CPU"
 BEST_BPB = 2.2
@@ -35,12 +38,18 @@ def verdict(gain_bpb: float, deviation_bpb: float, chance: random.Random) -> Ver
 
     baselines = {name: [trial(BEST_BPB) for _ in range(FIRST_BASELINES)] for name in VOLUNTEERS}
     candidates: dict[str, list[float]] = {name: [] for name in VOLUNTEERS}
+    other_bpb = BEST_BPB - (0.0 if gain_bpb else OTHER_GAIN_BPB)
+    others = {name: (OtherTrial(trial(other_bpb), at),) for at, name in enumerate(VOLUNTEERS)}
     for name in cycle(VOLUNTEERS):
         while len(baselines[name]) < baselines_wanted(len(candidates[name]), FIRST_BASELINES):
             baselines[name].append(trial(BEST_BPB))
         candidates[name].append(trial(BEST_BPB - gain_bpb))
         sigma = noise.estimate({CLASS: list(baselines.values())}, {CLASS: NOISE_PRIOR_BPB})
-        rows = [Row(who, who, CLASS, tuple(own), tuple(baselines[who])) for who, own in candidates.items() if own]
+        rows = [
+            Row(who, who, CLASS, tuple(own), tuple(baselines[who]), others=others[who])
+            for who, own in candidates.items()
+            if own
+        ]
         decided = decide(rows, sigma, RULE).verdict
         if decided is not Verdict.OPEN:
             return decided

@@ -315,7 +315,7 @@ def merged_with_more(entries: Entries) -> int:
         (counted_twice, "counted before"),
         (parked_instead, "verdict: promoted follows"),
         (surer_than_it_was, "decision"),
-        (evidence_left_out, "noise|verdict|decision"),
+        (evidence_left_out, "noise|verdict|decision|results of its patch"),
         (another_best, "source"),
         (set_fact("promotion", parent="0" * 40), "parent"),
         (set_fact("withdrawal", envelope="AAAA"), "envelope does not hold"),

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from autoresearch.judging.model import Best
-from coordinator.bases import FEW_MACHINES, FIRST_BASES, FIRST_REST_TRIALS, REST_TRIALS, base_for_new_patches
+from coordinator.bases import FEW_MACHINES, REST_TRIALS, base_for_new_patches
 
 BUDGET_MS = 300_000
-REST_MS = FIRST_REST_TRIALS * BUDGET_MS
+REST_MS = REST_TRIALS * BUDGET_MS
 
 
 def lineage(*promoted_at_ms: int) -> list[Best]:
@@ -36,16 +36,6 @@ def base(bests: list[Best], now_ms: int, machines: int = FEW_MACHINES + 1) -> in
 )
 def test_a_base_rests_in_a_large_swarm(promoted: tuple[int, ...], now_ms: int, expected: int) -> None:
     assert base(lineage(*promoted), now_ms) == expected
-
-
-def test_a_base_rests_longer_when_some_have_been_measured() -> None:
-    begin = [n * REST_MS for n in range(1, FIRST_BASES + 2)]  # whenever a base has rested, the next best is there
-    later = begin[-1] + REST_MS
-    assert base(lineage(*begin[:FIRST_BASES]), begin[-1]) == FIRST_BASES
-    rested = begin[FIRST_BASES - 1] + REST_TRIALS * BUDGET_MS
-    assert base(lineage(*begin), later) == FIRST_BASES
-    assert base(lineage(*begin), rested - 1) == FIRST_BASES
-    assert base(lineage(*begin), rested) == FIRST_BASES + 1
 
 
 def test_in_a_small_swarm_the_newest_best_is_the_base() -> None:

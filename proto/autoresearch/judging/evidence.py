@@ -50,7 +50,7 @@ class Row:
             if not -MAX_BPB <= bpb <= MAX_BPB:  # also catches NaN
                 raise EvidenceError(f"val_bpb {bpb!r} of machine {self.machine!r} is not a possible result")
         if self.crashes < 0 or self.disqualifications < 0 or any(other.earlier < 0 for other in self.others):
-            raise EvidenceError(f"machine {self.machine!r} has a negative number of crashes, disqualifications or trials")
+            raise EvidenceError(f"machine {self.machine!r} has a negative number of crashes, exams or trials")
 
     @property
     def finished(self) -> bool:

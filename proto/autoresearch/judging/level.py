@@ -15,12 +15,12 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist, median_low
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 class OtherTrial(NamedTuple):
@@ -58,13 +58,14 @@ HARM_SPREAD = 1.0  # sd of the logarithm of a loss
 MOST_HARM = 30.0  # delta
 CLASS_SPREAD = 0.35  # sd of an effect between hardware classes, as a share of it
 SMALL, LARGE = (0.075, 0.30), (0.30, 1.50)  # gains, uniform, in delta
+HUGE_SHARE, HUGE = 0.01, (1.5, 10.0)  # seldom; but two of them must not look like a slow baseline
 SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, uniform, in delta
 ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides
 DOUBT = 1.3  # times the variance: what candidates do is known roughly
 
 STEP = 0.02  # noises between two entries of a table
 LOWEST, HIGHEST = -16.0, 44.0  # noises from the level, of a table
-GRID = np.arange(-400, 201, 10)  # levels that are looked at, in steps from the baselines: 8 noises below to 4 above
+GRID = np.arange(-300, 301, 10)  # levels that are looked at, in steps: 6 noises on either side
 RATIO_STEPS = 50.0  # tables for ratios of delta to noise that are 2 % apart
 
 
@@ -81,8 +82,9 @@ def level(baseline: Sequence[float], others: Sequence[OtherTrial], noise_bpb: fl
 
 @lru_cache(8_192)  # a row is weighed for its verdict, for its reporter, and for those who look
 def _level(baseline: tuple[float, ...], others: tuple[OtherTrial, ...], noise_bpb: float, delta_bpb: float) -> Level:
-    center = median_low(baseline)  # a slow one is above it
-    scores = np.array([*baseline, *(other.val_bpb for other in others)])
+    every = [*baseline, *(other.val_bpb for other in others)]
+    center = min(median_low(baseline), median_low(every))  # slow baselines are above it
+    scores = np.array(every)
     kinds = np.array([0] * len(baseline) + [1 + min(other.earlier, len(MIXES) - 1) for other in others])
     tables = _tables(round(RATIO_STEPS * math.log(delta_bpb / noise_bpb)))
     above = np.clip((scores - center) / noise_bpb, -1e6, 1e6)
@@ -103,13 +105,14 @@ def _tables(ratio: int) -> Floats:
     delta = math.exp(ratio / RATIO_STEPS)  # in noises
     x = np.arange(round((HIGHEST - LOWEST) / STEP) + 1) * STEP + LOWEST
     still = (1.0 - SLOW_SHARE) * _normals(x, [0.0]) + SLOW_SHARE * _normals(x, _uniform(SLOW, 15) * delta)
-    small, large = (_normals(x, -_uniform(sizes, 8) * delta) for sizes in (SMALL, LARGE))
+    small, large, huge = (_normals(x, -_uniform(sizes, 8) * delta) for sizes in (SMALL, LARGE, HUGE))
     rows = [still]
     for mix in MIXES:
         losses = mix.harm * np.exp([HARM_SPREAD * NormalDist().inv_cdf((at + 0.5) / 24) for at in range(24)])
         harm = _normals(x, np.minimum(losses, MOST_HARM) * delta, CLASS_SPREAD)
-        nothing = 1.0 - mix.harmful - mix.helpful - mix.very_helpful
-        rows.append(mix.harmful * harm + mix.helpful * small + mix.very_helpful * large + nothing * still)
+        helpful = mix.helpful * small + mix.very_helpful * large + HUGE_SHARE * huge
+        nothing = 1.0 - mix.harmful - mix.helpful - mix.very_helpful - HUGE_SHARE
+        rows.append(mix.harmful * harm + helpful + nothing * still)
     return np.log(np.array(rows) + ANYTHING)
 
 

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from autoresearch.judging import noise
 from autoresearch.judging.evidence import Row
 from autoresearch.judging.model import Belief, Best, Trial, Tried
-from autoresearch.judging.periods import periods_by_machine, rows
+from autoresearch.judging.periods import Others, periods_by_machine, rows
 from autoresearch.judging.rule import Rule
 
 
@@ -71,7 +71,7 @@ def evidence(
     machines = {trial.machine_id for trial in then}  # a large fleet has many more baselines than a patch has trials
     own = {machine: before(tried[machine], entry) for machine in machines & tried.keys()}
     measured = [trial for trial in before(baseline, entry) if trial.machine_id in machines]
-    return rows(then, measured, own, rule.own_trials)
+    return rows(then, measured, Others(own, rule.own_trials))
 
 
 def jurors(candidate: Sequence[Ran], entry: int) -> set[str]:

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from autoresearch.judging.evidence import Row
 from autoresearch.judging.level import OtherTrial
@@ -146,14 +147,33 @@ def tried(trial: Trial) -> Tried | None:
     )
 
 
-def rows(
-    candidate: Iterable[Trial],
-    baseline: Iterable[Trial],
-    others: Mapping[str, Sequence[Tried]] = MappingProxyType({}),
-    most_others: int = 0,
-) -> list[Row]:
+class Others(NamedTuple):
+    """Finished trials of candidates on one source, by machine; the last `most` of them stand in a row."""
+
+    by_machine: Mapping[str, Sequence[Tried]] = MappingProxyType({})
+    most: int = 0
+
+    def beside(self, key: Key, patch_id: str, own: Sequence[Period], index: int) -> tuple[OtherTrial, ...]:
+        """Those of other patches that belong to the machine's period of that index."""
+        if not self.most:
+            return ()
+        begin, end, setting = own[index].begins_at_ms, own[index].ends_at_ms, own[index].setting
+        alone = len(own) == 1  # nearly always
+        found = [
+            OtherTrial(trial.val_bpb, trial.earlier)
+            for trial in self.by_machine.get(key[0], ())
+            if begin - BASELINE_LIFE_MS < trial.accepted_at_ms < end
+            and trial.setting == setting
+            and trial.patch_id != patch_id
+            and trial.hardware_class == key[1]
+            and (alone or period_of(trial, own) == index)
+        ]
+        return tuple(found[-self.most :])
+
+
+def rows(candidate: Iterable[Trial], baseline: Iterable[Trial], others: Others | None = None) -> list[Row]:
     """The evidence: one row per machine and period in which it ran the candidate, beside its baselines of that period
-    and the last `most_others` of its trials of other candidates in it. `others`: by machine, on the same source.
+    and its trials of other candidates in it.
 
     Crashes and failed exams need no baseline; they stand in the machine's first row.
     """
@@ -165,18 +185,13 @@ def rows(
     return [
         row
         for (identity_id, machine_id, name), trials in machines.items()
-        for row in _rows(identity_id, (machine_id, name), trials, known, others.get(machine_id, ()), most_others)
+        for row in _rows(identity_id, (machine_id, name), trials, known, others or Others())
     ]
 
 
 def _rows(
-    identity_id: str,
-    key: Key,
-    trials: Sequence[Trial],
-    known: Mapping[Key, Sequence[Period]],
-    others: Sequence[Tried],
-    most_others: int,
-) -> list[Row]:
+    identity_id: str, key: Key, trials: Sequence[Trial], known: Mapping[Key, Sequence[Period]], others: Others
+) -> list[Row]:  # fmt: skip
     own = known.get(key, ())
     groups: dict[int | None, list[float]] = {}
     for trial in trials:
@@ -196,26 +211,7 @@ def _rows(
                 baseline=tuple(trial.val_bpb for trial in baselines if trial.val_bpb is not None),
                 crashes=0 if found else crashes,
                 disqualifications=0 if found else disqualifications,
-                others=_beside(index, own, key[1], trials[0].patch_id, others)[-most_others:] if most_others else (),
+                others=() if index is None else others.beside(key, trials[0].patch_id, own, index),
             )
         )
     return found
-
-
-def _beside(
-    index: int | None, own: Sequence[Period], hardware_class: str, patch_id: str, others: Sequence[Tried]
-) -> tuple[OtherTrial, ...]:
-    """A machine's trials of other candidates that belong to the same period as a candidate's."""
-    if index is None:
-        return ()
-    begin, end, setting = own[index].begins_at_ms, own[index].ends_at_ms, own[index].setting
-    alone = len(own) == 1  # nearly always
-    return tuple(
-        OtherTrial(other.val_bpb, other.earlier)
-        for other in others
-        if begin - BASELINE_LIFE_MS < other.accepted_at_ms < end
-        and other.setting == setting
-        and other.patch_id != patch_id
-        and other.hardware_class == hardware_class
-        and (alone or period_of(other, own) == index)
-    )

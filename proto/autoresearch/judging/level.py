@@ -61,7 +61,7 @@ SMALL, LARGE = (0.075, 0.30), (0.30, 1.50)  # gains, uniform, in delta
 HUGE_SHARE, HUGE = 0.01, (1.5, 10.0)  # seldom; but two of them must not look like a slow baseline
 SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, uniform, in delta
 ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides
-DOUBT = 1.3  # times the variance: what candidates do is known roughly
+DOUBT = 1.75  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
 
 STEP = 0.02  # noises between two entries of a table
 LOWEST, HIGHEST = -16.0, 44.0  # noises from the level, of a table

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autoresearch.hardware import setting
 from autoresearch.judging.model import Trial
-from autoresearch.judging.periods import BASELINE_LIFE_MS, period_of, periods, rows, slow, usable
+from autoresearch.judging.periods import BASELINE_LIFE_MS, Others, period_of, periods, rows, slow, tried, usable
 from autoresearch.v1.trial_pb2 import Hardware, Software
 
 HOUR = 3_600_000
@@ -112,6 +112,39 @@ def test_what_did_not_finish_undisturbed_is_no_baseline() -> None:
     base = [a_trial(0, outcome="crashed"), a_trial(1, disturbed=True), a_trial(2, bpb=1.5)]
     assert [trial.val_bpb for trial in usable(base)] == [1.5]
     assert [trial.val_bpb for trial in periods(base)[0].baselines] == [1.5]
+
+
+def beside(others: Sequence[Trial], base: Sequence[Trial], most: int = 9) -> list[tuple[float, ...]]:
+    """The scores of other candidates in each row of patch p, which runs after one and after 26 hours."""
+    known = [own for trial in others if (own := tried(trial)) is not None]
+    own = [a_trial(0, 1, 0.9, patch="p"), a_trial(1, 26, 0.9, patch="p")]
+    found = rows(own, base, Others({"m": known}, most))
+    return [tuple(other.val_bpb for other in row.others) for row in found]
+
+
+def test_other_candidates_stand_beside_the_baselines_of_their_own_period() -> None:
+    base = [a_trial(0, 0), a_trial(1, 25)]
+    others = [
+        a_trial(0, 1, 1.1, patch="q"),
+        a_trial(1, 2, 1.2, patch="p"),  # the patch itself
+        a_trial(2, 2, patch="r", outcome="crashed"),
+        a_trial(3, 2, 1.3, patch="r", disturbed=True),
+        a_trial(4, 3, 1.4, patch="r", runs_with="another driver"),
+        replace(a_trial(5, 3, 1.5, patch="r"), hardware_class="A100"),
+        a_trial(6, 4, 1.6, patch="s"),
+        a_trial(7, 27, 1.7, patch="t"),
+    ]
+    assert beside(others, base) == [(1.1, 1.6), (1.7,)]
+    assert beside(others, base, most=1) == [(1.6,), (1.7,)]
+    assert beside(others, base, most=0) == [(), ()]
+    assert beside(others, []) == [()]
+
+
+def test_a_trial_tells_how_many_there_were_of_its_patch_when_it_was_handed_out() -> None:
+    told = tried(replace(a_trial(0, 1, 1.1, patch="q"), earlier=3))
+    assert told is not None
+    found = rows([a_trial(0, 1, 0.9, patch="p")], [a_trial(0)], Others({"m": [told]}, 9))
+    assert found[0].others == ((1.1, 3),)
 
 
 def test_failures_count_once_whatever_the_periods() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import MAX_BPB
+from autoresearch.judging.level import OtherTrial
 from autoresearch.judging.verdict import (
     DEFAULT,
     FAST,
@@ -40,7 +41,8 @@ def rows_of(
     identities: st.SearchStrategy[str], runs: st.SearchStrategy[tuple[float, ...]], counts: st.SearchStrategy[int]
 ) -> st.SearchStrategy[Row]:
     machines, classes = st.sampled_from(["m1", "m2"]), st.sampled_from(sorted(SIGMA))
-    return st.builds(Row, identities, machines, classes, runs, runs, counts, counts)
+    others = st.just(()) | st.lists(st.builds(OtherTrial, any_bpb, st.integers(0, 5)), max_size=6).map(tuple)
+    return st.builds(Row, identities, machines, classes, runs, runs, counts, counts, others)
 
 
 def reports(*identities: str, bpb: st.SearchStrategy[float] = any_bpb) -> st.SearchStrategy[list[Row]]:
@@ -99,6 +101,7 @@ def test_the_order_of_the_results_is_no_matter(rows: list[Row], rule: Rule, seed
             row,
             candidate=tuple(chance.sample(row.candidate, len(row.candidate))),
             baseline=tuple(chance.sample(row.baseline, len(row.baseline))),
+            others=tuple(chance.sample(row.others, len(row.others))),
         )
         for row in chance.sample(rows, len(rows))
     ]
@@ -248,3 +251,23 @@ def test_useless_patches_are_promoted_less_often_than_alpha_however_often_one_lo
                 won += 1
                 break
     assert won / 2_000 <= 0.006
+
+
+def test_useless_patches_are_promoted_less_often_than_alpha_where_other_candidates_say_where_the_level_is() -> None:
+    """The same, with one baseline a machine and twenty candidates as they come: half of them harm."""
+    chance = random.Random(2)
+    rule = dataclasses.replace(DEFAULT, park=-9.0, beta=1e-9, max_trials=99)
+    classes = ("H100", "A100", "4090")
+    won = 0
+    for _ in range(1_000):
+        rows: list[Row] = []
+        for i in range(12):
+            name = classes[i % 3]
+            losses = [0.004 * math.exp(chance.gauss(0.0, 1.0)) * (chance.random() < 0.5) for _ in range(20)]
+            others = tuple(OtherTrial(chance.gauss(1.0 + loss, SIGMA[name]), 0) for loss in losses)
+            own, base = chance.gauss(1.0, SIGMA[name]), chance.gauss(1.0, SIGMA[name])
+            rows.append(Row(f"i{i}", "m", name, (own,), (base,), others=others))
+            if len(rows) >= rule.min_identities and decide(rows, SIGMA, rule).verdict is Verdict.PROMOTED:
+                won += 1
+                break
+    assert won / 1_000 <= 0.01

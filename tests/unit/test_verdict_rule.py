@@ -53,6 +53,12 @@ def test_nothing_is_filled_in() -> None:
         Rule.from_json(data)
 
 
+def test_ledgers_from_before_other_candidates_counted_go_on_without_them() -> None:
+    data = DEFAULT.to_json()
+    del data["own_trials"]
+    assert Rule.from_json(data) == dataclasses.replace(DEFAULT, own_trials=0)
+
+
 def test_nothing_is_ignored() -> None:
     with pytest.raises(RuleError, match="no such parameter"):
         Rule.from_json(DEFAULT.to_json() | {"alhpa": 0.5})

@@ -58,8 +58,10 @@ HARM_SPREAD = 1.0  # sd of the logarithm of a loss
 MOST_HARM = 30.0  # delta
 CLASS_SPREAD = 0.35  # sd of an effect between hardware classes, as a share of it
 SMALL, LARGE = (0.075, 0.30), (0.30, 1.50)  # gains, uniform, in delta
-HUGE_SHARE, HUGE = 0.01, (1.5, 10.0)  # seldom; but two of them must not look like a slow baseline
-SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, uniform, in delta
+HUGE_SHARE, HUGE = 0.01, (1.5, 10.0)  # seldom
+SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, uniform, in delta ...
+SLOW_BASELINES = 0.001  # ... seldom baselines, which are dropped if they served few tokens: else two good candidates, the
+# first ones of a machine, would look like one slow baseline
 ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides
 DOUBT = 1.75  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
 
@@ -104,9 +106,10 @@ def _tables(ratio: int) -> Floats:
     many trials it had before."""
     delta = math.exp(ratio / RATIO_STEPS)  # in noises
     x = np.arange(round((HIGHEST - LOWEST) / STEP) + 1) * STEP + LOWEST
-    still = (1.0 - SLOW_SHARE) * _normals(x, [0.0]) + SLOW_SHARE * _normals(x, _uniform(SLOW, 15) * delta)
+    undisturbed, slow = _normals(x, [0.0]), _normals(x, _uniform(SLOW, 15) * delta)
+    baseline, still = ((1.0 - share) * undisturbed + share * slow for share in (SLOW_BASELINES, SLOW_SHARE))
     small, large, huge = (_normals(x, -_uniform(sizes, 8) * delta) for sizes in (SMALL, LARGE, HUGE))
-    rows = [still]
+    rows = [baseline]
     for mix in MIXES:
         losses = mix.harm * np.exp([HARM_SPREAD * NormalDist().inv_cdf((at + 0.5) / 24) for at in range(24)])
         harm = _normals(x, np.minimum(losses, MOST_HARM) * delta, CLASS_SPREAD)

@@ -121,11 +121,11 @@ class Period:
 
     begins_at_ms: int
     baselines: list[float] = field(default_factory=list)  # val_bpb
-    tried: list[tuple[str, OtherTrial]] = field(default_factory=list)  # by patch
+    tried: dict[str, OtherTrial] = field(default_factory=dict)  # by patch: the first
 
     def others(self, patch_id: str, most: int) -> tuple[OtherTrial, ...]:
-        """The last trials of other patches."""
-        return tuple([own for name, own in self.tried if name != patch_id][-most:]) if most else ()
+        """Of the last other patches."""
+        return tuple([own for name, own in self.tried.items() if name != patch_id][-most:]) if most else ()
 
 
 @dataclass(slots=True)

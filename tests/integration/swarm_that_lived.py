@@ -23,7 +23,7 @@ async def live(swarm: Swarm) -> None:
             for peer in peers:
                 answer = await peer.ask()
                 if isinstance(answer, trial_pb2.Order):
-                    await peer.deliver(peer.result(answer, 1.0 if answer.source_sha256 == start else 0.97))
+                    await peer.deliver(peer.result(answer, 1.0 if answer.source_sha256 == start else 0.985))
     useless = await author.submit(change("RATE = 0.003", "RATE = 0.0031", merged()), "Useless")
     broken = await author.submit(change("    return (WIDTH, config)", "    raise ValueError", merged()), "Broken")
     for peer in peers:
@@ -34,9 +34,9 @@ async def live(swarm: Swarm) -> None:
                 fate = (
                     "crashed"
                     if source == broken.candidate_sha256
-                    else 0.98
+                    else 0.995
                     if source == useless.candidate_sha256
-                    else 0.97
+                    else 0.985
                 )
                 await peer.deliver(peer.result(answer, fate, **({"log_tail": "boom"} if fate == "crashed" else {})))
     await author.withdraw((await author.submit(change("RATE = 0.003", "RATE = 0.0017", merged()), "Regret")).patch_id)

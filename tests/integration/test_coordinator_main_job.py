@@ -158,7 +158,7 @@ async def test_a_second_winner_is_merged_onto_the_new_best(swarm: Swarm) -> None
         for peer in peers:
             answer = await peer.ask()
             if isinstance(answer, trial_pb2.Order):
-                await peer.deliver(peer.result(answer, 1.0 if answer.source_sha256 == start else 0.98))
+                await peer.deliver(peer.result(answer, 1.0 if answer.source_sha256 == start else 0.99))
     won = [await swarm.verdict(p.patch_id, "promoted", "conflict") for p in (wide, fast, clash)]
     assert sorted(p.promoted_generation for p in won) == [0, 1, 2]
     best = (await swarm.patches.GetBest(patches_pb2.GetBestRequest())).best

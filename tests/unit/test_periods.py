@@ -132,6 +132,7 @@ def test_other_candidates_stand_beside_the_baselines_of_their_own_period() -> No
         a_trial(4, 3, 1.4, patch="r", runs_with="another driver"),
         replace(a_trial(5, 3, 1.5, patch="r"), hardware_class="A100"),
         a_trial(6, 4, 1.6, patch="s"),
+        a_trial(8, 5, 1.8, patch="s"),  # once more
         a_trial(7, 27, 1.7, patch="t"),
     ]
     assert beside(others, base) == [(1.1, 1.6), (1.7,)]

@@ -24,7 +24,8 @@ Floats = NDArray[np.floating[Any]]
 
 
 class OtherTrial(NamedTuple):
-    """A finished trial of another candidate, by the same machine beside the same baselines."""
+    """The first finished trial of another candidate, by the same machine beside the same baselines: a further one of the
+    same candidate would say the same again."""
 
     val_bpb: float
     earlier: int  # results of that candidate that there were when it was handed out
@@ -58,11 +59,11 @@ HARM_SPREAD = 1.0  # sd of the logarithm of a loss
 MOST_HARM = 30.0  # delta
 CLASS_SPREAD = 0.35  # sd of an effect between hardware classes, as a share of it
 SMALL, LARGE = (0.075, 0.30), (0.30, 1.50)  # gains, uniform, in delta
-HUGE_SHARE, HUGE = 0.01, (1.5, 10.0)  # seldom
+HUGE_SHARE, HUGE = 0.03, (1.5, 10.0)  # of all: when a swarm is young
 SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, uniform, in delta ...
-SLOW_BASELINES = 0.001  # ... seldom baselines, which are dropped if they served few tokens: else two good candidates, the
-# first ones of a machine, would look like one slow baseline
-ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides
+SLOW_BASELINES = 0.0003  # ... seldom baselines, which are dropped if they served few tokens
+ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides ...
+ANY_BASELINE = 1e-6  # ... and two good candidates must not look like one odd baseline
 DOUBT = 1.75  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
 
 STEP = 0.02  # noises between two entries of a table
@@ -109,14 +110,14 @@ def _tables(ratio: int) -> Floats:
     undisturbed, slow = _normals(x, [0.0]), _normals(x, _uniform(SLOW, 15) * delta)
     baseline, still = ((1.0 - share) * undisturbed + share * slow for share in (SLOW_BASELINES, SLOW_SHARE))
     small, large, huge = (_normals(x, -_uniform(sizes, 8) * delta) for sizes in (SMALL, LARGE, HUGE))
-    rows = [baseline]
+    rows = [baseline + ANY_BASELINE]
     for mix in MIXES:
         losses = mix.harm * np.exp([HARM_SPREAD * NormalDist().inv_cdf((at + 0.5) / 24) for at in range(24)])
         harm = _normals(x, np.minimum(losses, MOST_HARM) * delta, CLASS_SPREAD)
         helpful = mix.helpful * small + mix.very_helpful * large + HUGE_SHARE * huge
         nothing = 1.0 - mix.harmful - mix.helpful - mix.very_helpful - HUGE_SHARE
-        rows.append(mix.harmful * harm + helpful + nothing * still)
-    return np.log(np.array(rows) + ANYTHING)
+        rows.append(mix.harmful * harm + helpful + nothing * still + ANYTHING)
+    return np.log(np.array(rows))
 
 
 def _uniform(bounds: tuple[float, float], count: int) -> Floats:

@@ -148,27 +148,29 @@ def tried(trial: Trial) -> Tried | None:
 
 
 class Others(NamedTuple):
-    """Finished trials of candidates on one source, by machine; the last `most` of them stand in a row."""
+    """Finished trials of candidates on one source, by machine; of the last `most` candidates, one each is in a row."""
 
     by_machine: Mapping[str, Sequence[Tried]] = MappingProxyType({})
     most: int = 0
 
     def beside(self, key: Key, patch_id: str, own: Sequence[Period], index: int) -> tuple[OtherTrial, ...]:
-        """Those of other patches that belong to the machine's period of that index."""
+        """The first of each other patch that belongs to the machine's period of that index."""
         if not self.most:
             return ()
         begin, end, setting = own[index].begins_at_ms, own[index].ends_at_ms, own[index].setting
         alone = len(own) == 1  # nearly always
-        found = [
-            OtherTrial(trial.val_bpb, trial.earlier)
-            for trial in self.by_machine.get(key[0], ())
-            if begin - BASELINE_LIFE_MS < trial.accepted_at_ms < end
-            and trial.setting == setting
-            and trial.patch_id != patch_id
-            and trial.hardware_class == key[1]
-            and (alone or period_of(trial, own) == index)
-        ]
-        return tuple(found[-self.most :])
+        found: dict[str, OtherTrial] = {}  # the first one of each patch
+        for trial in self.by_machine.get(key[0], ()):
+            if (
+                begin - BASELINE_LIFE_MS < trial.accepted_at_ms < end
+                and trial.setting == setting
+                and trial.patch_id != patch_id
+                and trial.hardware_class == key[1]
+                and trial.patch_id not in found
+                and (alone or period_of(trial, own) == index)
+            ):
+                found[trial.patch_id] = OtherTrial(trial.val_bpb, trial.earlier)
+        return tuple(found.values())[-self.most :]
 
 
 def rows(candidate: Iterable[Trial], baseline: Iterable[Trial], others: Others | None = None) -> list[Row]:

@@ -70,6 +70,13 @@ def test_a_slow_baseline_is_seen_through() -> None:
     assert level([1.02], still(12), NOISE, DELTA).bpb == pytest.approx(1.0, abs=0.002)
 
 
+@pytest.mark.parametrize("gain_bpb", [0.01, 0.015, 0.02])
+def test_one_good_candidate_hides_no_other(gain_bpb: float) -> None:
+    found = level([1.0], [OtherTrial(1.0 - gain_bpb, 0)], NOISE, DELTA)
+    assert found.bpb == pytest.approx(1.0, abs=NOISE / 2)
+    assert found.variance < 4.0 * NOISE**2
+
+
 @pytest.mark.parametrize("odd", [-1e6, 0.0, 0.9, 2.0, 1e6])
 def test_a_single_odd_score_decides_nothing(odd: float) -> None:
     others = still(12)

@@ -24,8 +24,8 @@ Floats = NDArray[np.floating[Any]]
 
 
 class OtherTrial(NamedTuple):
-    """The first finished trial of another candidate, by the same machine beside the same baselines: a further one of the
-    same candidate would say the same again."""
+    """The first finished trial of another candidate, by the same machine beside the same baselines. A further one of
+    the same candidate would say the same again."""
 
     val_bpb: float
     earlier: int  # results of that candidate that there were when it was handed out
@@ -68,7 +68,7 @@ DOUBT = 1.75  # times the variance: what candidates do is known roughly, and sco
 
 STEP = 0.02  # noises between two entries of a table
 LOWEST, HIGHEST = -16.0, 44.0  # noises from the level, of a table
-GRID = np.arange(-300, 301, 10)  # levels that are looked at, in steps: 6 noises on either side
+GRID = np.arange(-804, 253, 12)  # levels that are looked at, in steps: 16 noises below the baselines to 5 above
 RATIO_STEPS = 50.0  # tables for ratios of delta to noise that are 2 % apart
 
 
@@ -85,9 +85,8 @@ def level(baseline: Sequence[float], others: Sequence[OtherTrial], noise_bpb: fl
 
 @lru_cache(8_192)  # a row is weighed for its verdict, for its reporter, and for those who look
 def _level(baseline: tuple[float, ...], others: tuple[OtherTrial, ...], noise_bpb: float, delta_bpb: float) -> Level:
-    every = [*baseline, *(other.val_bpb for other in others)]
-    center = min(median_low(baseline), median_low(every))  # slow baselines are above it
-    scores = np.array(every)
+    center = median_low(baseline)  # a slow one is above it
+    scores = np.array([*baseline, *(other.val_bpb for other in others)])
     kinds = np.array([0] * len(baseline) + [1 + min(other.earlier, len(MIXES) - 1) for other in others])
     tables = _tables(round(RATIO_STEPS * math.log(delta_bpb / noise_bpb)))
     above = np.clip((scores - center) / noise_bpb, -1e6, 1e6)

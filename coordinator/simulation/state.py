@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from autoresearch.judging.case import Case
 from autoresearch.judging.evidence import Row, robust_mean, shrunk
-from autoresearch.judging.level import OtherTrial
+from autoresearch.judging.level import OtherTrial, together
 from autoresearch.judging.periods import BASELINE_LIFE_MS
 from autoresearch.judging.rule import DEFAULT, Rule
 from autoresearch.judging.verdict import Verdict
@@ -121,11 +121,12 @@ class Period:
 
     begins_at_ms: int
     baselines: list[float] = field(default_factory=list)  # val_bpb
-    tried: dict[str, OtherTrial] = field(default_factory=dict)  # by patch: the first
+    tried: dict[str, list[OtherTrial]] = field(default_factory=dict)  # by patch
 
     def others(self, patch_id: str, most: int) -> tuple[OtherTrial, ...]:
         """Of the last other patches."""
-        return tuple([own for name, own in self.tried.items() if name != patch_id][-most:]) if most else ()
+        others = [own for name, own in self.tried.items() if name != patch_id] if most else ()
+        return tuple(map(together, others[-most:]))
 
 
 @dataclass(slots=True)

@@ -210,7 +210,8 @@ class Swarm:
         else:
             own.numbers.setdefault((person.name, period), []).append(number)
             if period >= 0:
-                bench.periods[period].tried.setdefault(own.patch_id, OtherTrial(number, own.earlier[person.name]))
+                tried = bench.periods[period].tried.setdefault(own.patch_id, [])
+                tried.append(OtherTrial(number, own.earlier[person.name]))
         for name, at in list(own.numbers) if self._rule.own_trials else ():
             self._put_row(self._people[name], own, at)  # whose level is known better by now
         self._put_row(person, own, period)

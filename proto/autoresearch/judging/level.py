@@ -24,11 +24,18 @@ Floats = NDArray[np.floating[Any]]
 
 
 class OtherTrial(NamedTuple):
-    """The first finished trial of another candidate, by the same machine beside the same baselines. A further one of
-    the same candidate would say the same again."""
+    """The finished trials of another candidate, by the same machine beside the same baselines: one number, for a second
+    one says hardly more about the machine."""
 
-    val_bpb: float
-    earlier: int  # results of that candidate that there were when it was handed out
+    val_bpb: float  # their mean
+    earlier: int  # results of that candidate that there were when the first was handed out
+
+
+def together(trials: Sequence[OtherTrial]) -> OtherTrial:
+    """At least one trial of one candidate, in any order."""
+    if len(trials) == 1:  # nearly always
+        return trials[0]
+    return OtherTrial(math.fsum(own.val_bpb for own in trials) / len(trials), min(own.earlier for own in trials))
 
 
 class Level(NamedTuple):
@@ -64,7 +71,7 @@ SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, 
 SLOW_BASELINES = 0.0003  # ... seldom baselines, which are dropped if they served few tokens
 ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides ...
 ANY_BASELINE = 1e-6  # ... and two good candidates must not look like one odd baseline
-DOUBT = 1.75  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
+DOUBT = 2.0  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
 
 STEP = 0.02  # noises between two entries of a table
 LOWEST, HIGHEST = -16.0, 44.0  # noises from the level, of a table

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from autoresearch.judging.evidence import Row
-from autoresearch.judging.level import OtherTrial
+from autoresearch.judging.level import OtherTrial, together
 from autoresearch.judging.model import Trial, Tried
 
 # An offset that drifts 0.1 sd a trial does no harm, 0.3 sd costs 5 % of the gain (simulated, statistics of the design):
@@ -154,23 +154,22 @@ class Others(NamedTuple):
     most: int = 0
 
     def beside(self, key: Key, patch_id: str, own: Sequence[Period], index: int) -> tuple[OtherTrial, ...]:
-        """The first of each other patch that belongs to the machine's period of that index."""
+        """Of other patches, what belongs to the machine's period of that index."""
         if not self.most:
             return ()
         begin, end, setting = own[index].begins_at_ms, own[index].ends_at_ms, own[index].setting
         alone = len(own) == 1  # nearly always
-        found: dict[str, OtherTrial] = {}  # the first one of each patch
+        found: dict[str, list[OtherTrial]] = {}
         for trial in self.by_machine.get(key[0], ()):
             if (
                 begin - BASELINE_LIFE_MS < trial.accepted_at_ms < end
                 and trial.setting == setting
                 and trial.patch_id != patch_id
                 and trial.hardware_class == key[1]
-                and trial.patch_id not in found
                 and (alone or period_of(trial, own) == index)
             ):
-                found[trial.patch_id] = OtherTrial(trial.val_bpb, trial.earlier)
-        return tuple(found.values())[-self.most :]
+                found.setdefault(trial.patch_id, []).append(OtherTrial(trial.val_bpb, trial.earlier))
+        return tuple(map(together, found.values()))[-self.most :]
 
 
 def rows(candidate: Iterable[Trial], baseline: Iterable[Trial], others: Others | None = None) -> list[Row]:

@@ -71,7 +71,7 @@ SLOW_SHARE, SLOW = 0.015, (2.5, 20.0)  # trials beside other work lose so much, 
 SLOW_BASELINES = 0.0003  # ... seldom baselines, which are dropped if they served few tokens
 ANYTHING = 1e-4  # density, per noise, of a score that none of this explains: no single one decides ...
 ANY_BASELINE = 1e-6  # ... and two good candidates must not look like one odd baseline
-DOUBT = 2.0  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
+DOUBT = 2.5  # times the variance: what candidates do is known roughly, and scores have longer tails than normal ones
 
 STEP = 0.02  # noises between two entries of a table
 LOWEST, HIGHEST = -16.0, 44.0  # noises from the level, of a table

@@ -64,6 +64,11 @@ def edit(**values: "int | str") -> dict[str, str]:
     return {f"{name} = 0": f"{name} = {value}" for name, value in values.items()}
 
 
+# Patches here gain ten deltas each, and a machine runs nothing else: beside no candidate that does nothing, they would
+# speak for another level of the machine than its one baseline does.
+RULE = replace(DEFAULT, own_trials=0)
+
+
 @dataclass
 class Juror:
     """An identity with machines, one for each name of a hardware class that it is given."""
@@ -81,9 +86,7 @@ class Juror:
 class Desk:
     """One coordinator process, until `stop`. A second one on the same store and folder begins where it left off."""
 
-    def __init__(
-        self, url: str, name: str, folder: Path, *, rule: Rule = DEFAULT, lineage: Lineage | None = None
-    ) -> None:
+    def __init__(self, url: str, name: str, folder: Path, *, rule: Rule = RULE, lineage: Lineage | None = None) -> None:
         self.now = 1_800_000_000_000
         self.name, self.folder, self.rule = name, folder, rule
         self.folder.mkdir(exist_ok=True)
@@ -300,7 +303,7 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, folder: Path, *, name: str = "", rule: Rule = DEFAULT) -> AsyncIterator[Desk]:
+async def opened(url: str, folder: Path, *, name: str = "", rule: Rule = RULE) -> AsyncIterator[Desk]:
     """`name`: of a desk that was closed before, to go on with it."""
     desk = await Desk(url, name or f"desk-{next(_NAMES)}-{folder.name}", folder, rule=rule).start()
     try:

@@ -2,26 +2,21 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autoresearch.judging.model import Patch
-from autoresearch.judging.rule import DEFAULT
 from coordinator.lineage import Lineage
 from coordinator.refusals import AlreadyExistsError
 from coordinator.sealed_git import LineageUnusableError
 from tests.integration.desk import Desk, Juror, edit, opened
 from tests.integration.test_coordinator_trust import git, of_kind, replayed
 
-# Every patch here gains ten deltas: machines that see nothing else would take their baselines for slow ones.
-RULE = replace(DEFAULT, own_trials=0)
-
 
 @pytest.fixture
 async def desk(store_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with opened(store_url, tmp_path, rule=RULE) as made:
+    async with opened(store_url, tmp_path) as made:
         yield made
 
 

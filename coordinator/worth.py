@@ -7,8 +7,8 @@ to find out. It orders patches and says which parked ones deserve a second look;
 import math
 from typing import NamedTuple
 
-from autoresearch.judging.rule import Rule
-from autoresearch.judging.verdict import SLACK, wanted_in_flight
+from autoresearch.judging.rule import SLACK, Rule
+from autoresearch.judging.verdict import wanted_in_flight
 from coordinator.facts import PatchFacts
 from coordinator.policy import Policy
 
@@ -54,7 +54,8 @@ def wanted(facts: PatchFacts, rule: Rule) -> int:
     """
     if not facts.trials and not facts.log_odds:
         return 1  # nobody has run it: nearly always
-    left = rule.max_trials - facts.trials
+    has_votes = facts.log_odds >= rule.upper - SLACK
+    left = (rule.max_trials_ahead if has_votes else rule.max_trials) - facts.trials
     if facts.doubted or facts.parked:
         return min(1, left)
     return max(0, min(wanted_in_flight(facts.log_odds, rule.upper), max(1, trials_needed(facts, rule)), left))

@@ -17,7 +17,7 @@ Rival = Callable[[Campaign], Iterator[None]]
 
 # Votes without bounds multiply to the likelihood ratio of all pairs together: Wald's sequential test. Nobody is needed
 # twice, no class is guarded, nobody is watched.
-SPRT = Rule(eps=2e-6, beta=1e-6, cap=1e6, min_identities=1, min_classes=1)
+SPRT = Rule(eps=2e-6, beta=1e-6, cap=1e6, min_identities=1, min_classes=1, own_trials=0, harm_alpha=1.0)
 
 RIVALS: Mapping[str, Rival] = {
     "alone": alone,

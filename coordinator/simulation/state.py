@@ -81,7 +81,7 @@ class Tested:
         if pairs := case.pairs():
             information = sum(1.0 / pair.variance for pair in pairs)
             gain_bpb = shrunk(robust_mean(pairs), information, rule.delta_bpb)
-        tallies = case.classes()
+        tallies, counts = case.classes(), case.counts()
         parked = self.verdict is Verdict.PARKED
         voiced = [gained for witness in case.witnesses() if (gained := witness.gained) is not None]
         return PatchFacts(
@@ -93,13 +93,13 @@ class Tested:
             doubted=parked and any(tally.only_crashed for tally in tallies.values()),
             disputed=disputed([Voice(*gained) for gained in voiced]),
             decided_at_ms=self.decided_at_ms,
-            log_odds=case.counts().log_odds,
+            log_odds=counts.log_odds,
             gain_bpb=gain_bpb,
             runs=self.runs,
             votes=case.votes,
             trials=case.trials,
             classes=frozenset(name for name, tally in tallies.items() if tally.finishers),
-            doubtful=frozenset(name for name, tally in tallies.items() if tally.doubtful(rule)),
+            doubtful=case.doubtful_classes(counts),
             heard=frozenset(self.runs),
             leased=self.leased,
         )

@@ -453,7 +453,9 @@ def test_never_more_under_way_than_could_change_the_verdict(odds: float, votes: 
         classes=frozenset(CLASSES[:classes]), trials=votes,
     )  # fmt: skip
     assert wanted(facts, DEFAULT) == most
-    assert wanted(replace(facts, trials=DEFAULT.max_trials), DEFAULT) == 0
+    limit = DEFAULT.max_trials_ahead if odds >= DEFAULT.upper else DEFAULT.max_trials
+    assert wanted(replace(facts, trials=limit - 1), DEFAULT) == 1
+    assert wanted(replace(facts, trials=limit), DEFAULT) == 0
     assert wanted(replace(facts, trials=DEFAULT.max_trials - 1), DEFAULT) == 1
 
 
@@ -464,7 +466,7 @@ def test_all_that_may_be_under_way_can_be_needed(odds: float, votes: int, classe
         log_odds=odds, votes={f"i{n}": 0.0 for n in range(votes)}, classes=frozenset(CLASSES[:classes]), trials=trials
     )
     most = wanted(facts, DEFAULT)
-    assert most <= DEFAULT.max_trials - trials
+    assert most <= (DEFAULT.max_trials_ahead if odds >= DEFAULT.upper else DEFAULT.max_trials) - trials
     if most > 1:
         others = most - 1
         luckiest = odds + others * math.log(DEFAULT.cap)

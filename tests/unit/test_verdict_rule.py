@@ -53,10 +53,11 @@ def test_nothing_is_filled_in() -> None:
         Rule.from_json(data)
 
 
-def test_ledgers_from_before_other_candidates_counted_go_on_without_them() -> None:
+@pytest.mark.parametrize(("name", "without"), [("own_trials", 0), ("harm_alpha", 1.0)])
+def test_ledgers_from_before_a_choice_go_on_without_it(name: str, without: float) -> None:
     data = DEFAULT.to_json()
-    del data["own_trials"]
-    assert Rule.from_json(data) == dataclasses.replace(DEFAULT, own_trials=0)
+    del data[name]
+    assert Rule.from_json(data) == dataclasses.replace(DEFAULT, **{name: without})
 
 
 def test_nothing_is_ignored() -> None:

@@ -9,8 +9,9 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
-from autoresearch.judging.evidence import Pair, Row
-from autoresearch.judging.rule import Rule
+from autoresearch.judging.evidence import Moments, Pair, Row
+from autoresearch.judging.overall import NO_HARM, Harm, harm, harm_without_each
+from autoresearch.judging.rule import SLACK, Rule
 from autoresearch.judging.tally import ClassGain, ClassTally, Witness, class_gain, hear_one
 
 
@@ -25,6 +26,15 @@ class Counts(NamedTuple):
     bad: int  # classes
     doubtful: int  # classes
     trials: int  # that count towards the limit
+    harm: Harm = NO_HARM  # looked at where the votes are enough
+
+    def enough(self, rule: Rule) -> bool:
+        """The votes would promote the patch."""
+        return (
+            self.log_odds >= rule.upper - SLACK
+            and self.finishers >= rule.min_identities
+            and self.classes >= rule.min_classes
+        )
 
 
 class Case:
@@ -192,6 +202,36 @@ class Case:
             finished += tally.finishers > 0
             bad += tally.bad(self.rule)
             doubtful += tally.doubtful(self.rule)
-        return Counts(
+        counts = Counts(
             self.log_odds, self._finishers, self._crashed, self._disqualified, finished, bad, doubtful, self._counted
         )  # fmt: skip
+        if not counts.enough(self.rule) or not self._asks_for_harm:
+            return counts
+        return counts._replace(harm=harm(self._measured(), self.rule, late=self._late))
+
+    def doubtful_classes(self, counts: Counts) -> frozenset[str]:
+        """On which a promotion waits for another word. `counts`: of now."""
+        perhaps_worse = frozenset(name for name, tally in self.classes().items() if tally.doubtful(self.rule))
+        return perhaps_worse.union(counts.harm.classes if counts.harm.likely else ())
+
+    def harm_without_each(self) -> dict[str, Harm]:
+        """By identity with a pair: the harm if it had reported nothing, and the votes were enough."""
+        if not self._asks_for_harm:
+            return {}
+        return harm_without_each(self._measured(), self.rule, late=self._late)
+
+    @property
+    def _asks_for_harm(self) -> bool:
+        return self.rule.harm_alpha < 1.0
+
+    @property
+    def _late(self) -> bool:
+        return self._counted >= self.rule.max_trials_ahead
+
+    def _measured(self) -> dict[str, dict[str, Moments]]:
+        """By class and identity."""
+        return {
+            name: {identity: self._witnesses[identity].by_class[name] for identity in own}
+            for name, own in self._guards.items()
+            if own
+        }

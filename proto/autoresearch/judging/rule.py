@@ -1,8 +1,8 @@
 """The parameters of the "bounded votes" rule, their meaning, their bounds and the presets: one place for all of them.
 
 A rule is recorded in the ledger beside every verdict, so that anyone can recompute it; `Rule.from_json` therefore
-checks everything and fills in nothing. What the parameters do to the evidence is in `evidence` and `verdict`; how
-large `delta_bpb` should be for a fleet is in `noise`.
+checks everything and fills in nothing but what older ledgers did without. What the parameters do to the evidence is
+in `evidence` and `verdict`; how large `delta_bpb` should be for a fleet is in `noise`.
 """
 
 import math
@@ -27,8 +27,12 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "guard_delta_bpb": (1e-6, 1.0),
         "guard_alpha": (1e-9, 0.5),
         "own_trials": (0, 1000),
+        "harm_alpha": (1e-9, 1.0),
     }
 )
+SLACK = 1e-9  # log odds this close to a bound have reached it: rounding must not cost a volunteer's run
+# What ledgers from before there was a choice did.
+OLD: Mapping[str, float | int] = MappingProxyType({"own_trials": 0, "harm_alpha": 1.0})
 WHOLE_NUMBERS = frozenset({"min_identities", "min_classes", "max_trials", "own_trials"})
 
 
@@ -65,6 +69,8 @@ class Rule:
     # A machine's last so many trials of other candidates beside the same baselines say where its level is (`level`);
     # 0: only its baselines do. More hardly narrow it: the patch's own trial is one.
     own_trials: int = 48
+    # A promotion waits while the mean over hardware classes is likelier than this to be a loss (`overall`); 1: never.
+    harm_alpha: float = 0.02
 
     upper: float = field(init=False, repr=False, compare=False)  # log odds at which a patch has won
     lower: float = field(init=False, repr=False, compare=False)  # log odds at which it is rejected for good
@@ -97,6 +103,12 @@ class Rule:
         return 1.5 * self.delta_bpb
 
     @property
+    def max_trials_ahead(self) -> int:
+        """Trials after which a patch that has its votes ends though it may harm the mean over classes: what is nearly
+        won is worth as many again."""
+        return 2 * self.max_trials
+
+    @property
     def max_trials_per_identity(self) -> int:
         """How many of one identity's trials count towards `max_trials`.
 
@@ -114,8 +126,8 @@ class Rule:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Self:
-        """Read a recorded rule. Every parameter must be there, but for one that older ledgers lack: a default may
-        change, a recorded verdict may not.
+        """Read a recorded rule. Every parameter must be there, but for those that older ledgers lack: a default
+        may change, a recorded verdict may not.
 
         Raises:
             RuleError: a parameter is missing, unknown, not a number or out of its bounds.
@@ -123,7 +135,7 @@ class Rule:
         for name in data:
             if name not in BOUNDS:
                 raise RuleError(str(name)[:80], None, f"no such parameter; there are {', '.join(BOUNDS)}")
-        data = {"own_trials": 0, **data}  # ledgers from before there was a choice
+        data = {**OLD, **data}
         return cls(**{name: _number(name, data.get(name)) for name in BOUNDS})  # type: ignore[arg-type]  # whole or not
 
 

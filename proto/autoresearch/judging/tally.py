@@ -34,6 +34,7 @@ class Witness:
     moments: Moments | None = None  # of all its pairs
     vote: float | None = None
     guards: dict[str, float] = field(default_factory=dict)  # per class with a pair, the vote for "worse by guard_delta"
+    by_class: dict[str, Moments] = field(default_factory=dict)  # of its pairs there
 
     @property
     def gained(self) -> tuple[float, float] | None:
@@ -114,12 +115,10 @@ def hear_one(identity: str, rows: Iterable[Row], sigma: Mapping[str, float], rul
 def _let_vote(witness: Witness, rule: Rule) -> None:
     if witness.pairs:
         eps, cap = rule.eps, rule.cap
-        parts = []
         for name, pairs in witness.pairs.items():
-            own = moments(pairs)
+            witness.by_class[name] = own = moments(pairs)
             witness.guards[name] = worse(own, rule.guard_delta_bpb, eps, cap)
-            parts.append(own)
-        witness.moments = own = total(parts)
+        witness.moments = own = total(list(witness.by_class.values()))
         witness.vote = bounded(log_likelihood_ratio(own, rule.delta_bpb), eps, cap)
     elif witness.crash_classes:
         witness.vote = rule.alarm

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from autoresearch.judging.audit import Audit, audit
 from autoresearch.judging.case import Case, Counts
 from autoresearch.judging.evidence import EvidenceError, Row, estimate, shrunk, spoken_odds
-from autoresearch.judging.rule import DEFAULT, FAST, PATIENT, PRESETS, SOLO, STRICT, Rule, RuleError
+from autoresearch.judging.hanging import hangs_on
+from autoresearch.judging.rule import DEFAULT, FAST, PATIENT, PRESETS, SLACK, SOLO, STRICT, Rule, RuleError
 from autoresearch.judging.tally import REPORTS_FOR_A_FACT, ClassGain, ClassTally, Witness
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
 ]  # fmt: skip
 
 UNDECIDED = ("open", "parked")  # verdicts of patches that may still get trials
-SLACK = 1e-9  # log odds this close to a bound have reached it: rounding must not cost a volunteer's run
 MAX_LOG_ODDS_SHOWN = 700.0  # `Decision.odds` stops here; a float overflows a little later
 
 
@@ -81,7 +81,9 @@ class Decision:
     classes: tuple[str, ...]  # hardware classes with a finished pair
     trials: int  # of the candidate, however they ended
     bad_classes: tuple[str, ...]  # worse, or crashing for several identities
-    doubtful_classes: tuple[str, ...]  # perhaps worse, or crashing for one: a promotion waits for another word on them
+    doubtful_classes: tuple[str, ...]  # a promotion waits for another word on them: perhaps worse, crashing for one, or
+    # those on which it hangs most whether the mean over classes is a gain
+    harm: float | None  # chance that the mean over classes is a loss; None where the votes are not enough to ask
     doubts: tuple[str, ...]  # what one identity reported and nobody has confirmed or refuted
     progress: float  # 0..1 of the way to winning
     sentence: str  # for a volunteer
@@ -102,10 +104,11 @@ def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT
     2. log odds at or below ln(beta)                                 rejected
     3. a class is worse by guard_delta at odds of 1/guard_alpha, or
        two identities of it saw crashes and nobody finished there    regressed
-    4. log odds at ln(1/alpha), enough identities and classes, and
-       no doubt left (or the trial limit reached without an answer)  promoted
+    4. log odds at ln(1/alpha), enough identities and classes, no
+       doubt left (or the trial limit reached without an answer), and
+       the mean over classes a loss with a chance of harm_alpha       promoted
     5. log odds below park                                           parked
-    6. the trial limit is reached                                    inconclusive
+    6. the trial limit is reached; twice that with the votes of 4    inconclusive
     7. otherwise                                                     open
 
     Exam: an honest model never fails it, but a cheat may pass it by luck, so two failures count however many others
@@ -113,6 +116,7 @@ def decide(rows: Iterable[Row], sigma: Mapping[str, float], rule: Rule = DEFAULT
     worse) and holds a promotion back. So does a class on which one identity crashed and nobody finished, or that is
     half-way to being worse: votes for a patch come from the classes that it helps, and could drown one that it harms.
     Such a doubt ends with the trial limit: else one identity, naming a class that only it has, could stop any patch.
+    That the mean may be a loss (`overall`) ends a patch only if that is more than one identity's word.
 
     Raises:
         EvidenceError: `sigma` lacks a class that has a finished pair, or holds an impossible noise.
@@ -135,7 +139,7 @@ def weigh(case: Case) -> Decision:
     pooled = estimate(pairs, rule.display_scale_bpb) if pairs else None
     bad_classes = tuple(sorted(name for name, tally in classes.items() if tally.bad(rule)))
     doubts = _doubts(witnesses, classes, counts)
-    doubtful_classes = tuple(sorted(name for name, tally in classes.items() if tally.doubtful(rule)))
+    perhaps_worse = [f"perhaps worse on {name}" for name, tally in classes.items() if tally.doubtful(rule)]
     return Decision(
         verdict=verdict,
         log_odds=counts.log_odds,
@@ -150,16 +154,15 @@ def weigh(case: Case) -> Decision:
         shrunk_gain_bpb=shrunk(pooled.gain_bpb, pooled.standard_error**-2, rule.delta_bpb) if pooled else None,
         class_gains=case.class_gains(),
         identities=counts.finishers,
-        hangs_on=_hangs_on(witnesses, case.votes, counts, classes, rule),
+        hangs_on=hangs_on(case, counts, _judge),
         classes=tuple(sorted(name for name, tally in classes.items() if tally.finishers)),
         trials=case.trials,
         bad_classes=bad_classes,
-        doubtful_classes=doubtful_classes,
+        doubtful_classes=tuple(sorted(case.doubtful_classes(counts))),
+        harm=counts.harm.chance if counts.enough(rule) and rule.harm_alpha < 1.0 else None,
         doubts=doubts,
         progress=max(0.0, min(1.0, counts.log_odds / rule.upper)),
-        sentence=_sentence(
-            verdict, counts, bad_classes, doubts or [f"perhaps worse on {name}" for name in doubtful_classes], rule
-        ),
+        sentence=_sentence(verdict, counts, bad_classes, [*doubts, *perhaps_worse], rule),
     )
 
 
@@ -188,103 +191,15 @@ def _judge(counts: Counts, rule: Rule) -> Verdict:
         return Verdict.REJECTED
     if counts.bad and counts.finishers:
         return Verdict.REGRESSED
-    if _enough(counts, rule) and (spent or not (counts.doubtful or counts.disqualifiers)):
-        return Verdict.PROMOTED
+    if counts.enough(rule):
+        if not counts.harm.likely:
+            return Verdict.PROMOTED if spent or not (counts.doubtful or counts.disqualifiers) else Verdict.OPEN
+        if counts.trials < rule.max_trials_ahead:
+            return Verdict.OPEN
+        return Verdict.PROMOTED if counts.harm.one_word else Verdict.INCONCLUSIVE
     if counts.log_odds < rule.park:
         return Verdict.PARKED
     return Verdict.INCONCLUSIVE if spent else Verdict.OPEN
-
-
-def _enough(counts: Counts, rule: Rule) -> bool:
-    return (
-        counts.log_odds >= rule.upper - SLACK
-        and counts.finishers >= rule.min_identities
-        and counts.classes >= rule.min_classes
-    )
-
-
-def _hangs_on(
-    witnesses: Sequence[Witness],
-    votes: Mapping[str, float],
-    counts: Counts,
-    classes: Mapping[str, ClassTally],
-    rule: Rule,
-) -> tuple[str, ...]:
-    verdict = _judge(counts, rule)
-    return tuple(
-        w.identity
-        for w in _not_idle(witnesses, votes, counts, classes, rule)
-        if _judge(_without(w, counts, classes, rule), rule) is not verdict
-    )
-
-
-def _not_idle(
-    witnesses: Sequence[Witness],
-    votes: Mapping[str, float],
-    counts: Counts,
-    classes: Mapping[str, ClassTally],
-    rule: Rule,
-) -> Sequence[Witness]:
-    """Those on whom the verdict may hang. Without any other one every comparison of `_judge` comes out the same.
-
-    Saves most of the work where many ran a patch: often nobody is left.
-    """
-    limit, spent = rule.max_trials_per_identity, counts.trials >= rule.max_trials
-    decisive = counts.finishers <= max(1, rule.min_identities) or (spent and counts.trials - limit < rule.max_trials)
-    if decisive:
-        return witnesses
-    most = rule.guard_doubt + math.log(rule.eps)  # a vote against "worse" may go with the identity
-    calm = {name for name, tally in classes.items() if tally.finishers > 1 and tally.guard < most}
-    zone, log_odds = _zone(counts.log_odds, rule), counts.log_odds
-    if len(calm) == len(classes) and not counts.crashers and not counts.disqualifiers:
-        strongest, weakest = max(votes.values()), min(votes.values())
-        if _zone(log_odds - strongest, rule) == zone == _zone(log_odds - weakest, rule):
-            return ()
-    return [
-        w
-        for w in witnesses
-        if w.crash_classes
-        or w.disqualified
-        or w.vote is None
-        or not calm.issuperset(w.guards)
-        or _zone(log_odds - w.vote, rule) != zone
-    ]
-
-
-def _zone(log_odds: float, rule: Rule) -> int:
-    """Which bounds of `_judge` the log odds are beyond."""
-    return (log_odds > rule.lower + SLACK) + (log_odds >= rule.park) + (log_odds >= rule.upper - SLACK)
-
-
-def _without(witness: Witness, counts: Counts, classes: Mapping[str, ClassTally], rule: Rule) -> Counts:
-    """The counts if this identity had reported nothing. Touches only its own classes, so that asking it of every
-    identity costs no more than the decision itself."""
-    finished = bad = doubtful = 0  # changes
-    for name, guard in witness.guards.items():
-        now = classes[name]
-        if now.finishers > 1:  # nearly always
-            then = ClassTally(now.finishers - 1, now.crashers, now.guard - guard)
-        else:
-            then = ClassTally(0, now.crashers - (name in witness.crash_classes), 0.0)
-            finished -= 1
-        bad += then.bad(rule) - now.bad(rule)
-        doubtful += then.doubtful(rule) - now.doubtful(rule)
-    for name in witness.crash_classes:
-        if name not in witness.guards:
-            now = classes[name]
-            then = ClassTally(now.finishers, now.crashers - 1, now.guard)
-            bad += then.bad(rule) - now.bad(rule)
-            doubtful += then.doubtful(rule) - now.doubtful(rule)
-    return Counts(
-        log_odds=counts.log_odds - (witness.vote or 0.0),
-        finishers=counts.finishers - bool(witness.pairs),
-        crashers=counts.crashers - bool(witness.crash_classes),
-        disqualifiers=counts.disqualifiers - witness.disqualified,
-        classes=counts.classes + finished,
-        bad=counts.bad + bad,
-        doubtful=counts.doubtful + doubtful,
-        trials=counts.trials - min(witness.trials, rule.max_trials_per_identity),
-    )
 
 
 def _vote(witness: Witness, log_odds: float) -> Vote:
@@ -323,10 +238,23 @@ def _sentence(
         case Verdict.PARKED:
             return f"parked at odds of {odds}: no more electricity for now, may be resumed"
         case Verdict.INCONCLUSIVE:
-            return f"inconclusive: neither won nor lost when its {rule.max_trials} trials were spent; ended at {now}"
-    if _enough(counts, rule):
+            spent = rule.max_trials_ahead if (ahead := counts.enough(rule)) else rule.max_trials
+            how = f"ahead, but {_harm(counts)}" if ahead else "neither won nor lost"
+            return f"inconclusive: {how} when its {spent} trials were spent; ended at {now}"
+    return _to_go(counts, doubts, rule, now)
+
+
+def _to_go(counts: Counts, doubts: Sequence[str], rule: Rule, now: str) -> str:
+    """Of an open patch."""
+    if not counts.enough(rule):
+        return f"needs {_missing(counts, rule)}; now {now}"
+    if doubts:
         return f"ahead, but {doubts[0]}: needs another machine to confirm or refute that; now {now}"
-    return f"needs {_missing(counts, rule)}; now {now}"
+    return f"ahead, but {_harm(counts)}: needs another {' or '.join(counts.harm.classes)}; now {now}"
+
+
+def _harm(counts: Counts) -> str:
+    return f"still {counts.harm.chance:.2%} likely to lose on the mean over kinds of hardware"
 
 
 def _missing(counts: Counts, rule: Rule) -> str:

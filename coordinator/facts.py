@@ -69,3 +69,9 @@ class KnownLoss:
     base_sha256: str
     effect_bpb: float  # it loses at least this much
     seen: frozenset[str] = frozenset()  # identities that ran it before
+    spared: frozenset[str] = frozenset()  # hardware classes on which it was not seen to lose so much
+
+
+def spared_classes(gains_bpb: Mapping[str, float], effect_bpb: float) -> frozenset[str]:
+    """The hardware classes on which a patch was not seen to lose so much, by its gain on each."""
+    return frozenset(name for name, gain_bpb in gains_bpb.items() if gain_bpb > -effect_bpb)

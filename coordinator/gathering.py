@@ -12,7 +12,7 @@ from autoresearch.judging.model import Patch, Trial
 from autoresearch.judging.periods import periods
 from autoresearch.judging.rule import Rule
 from coordinator.disputes import Voice, disputed
-from coordinator.facts import BaseFacts, KnownLoss, Lease, PatchFacts
+from coordinator.facts import BaseFacts, KnownLoss, Lease, PatchFacts, spared_classes
 from coordinator.policy import Policy
 
 
@@ -74,12 +74,15 @@ def known_loss(patch: Patch, seen: Collection[str], rule: Rule, policy: Policy) 
     It was rejected, which takes two identities, and all of its 95 % interval lies beyond the loss that one trial shows.
     What it is said to lose is the interval's near end: if it loses more, an honest answer is only the clearer.
     """
-    interval = (patch.decision or {}).get("interval")
+    decision: Mapping[str, Any] = patch.decision or {}
+    interval = decision.get("interval")
     if patch.verdict != "rejected" or not interval:
         return None
     effect_bpb = -float(interval[1])
     if effect_bpb < policy.known_answer_deltas * rule.delta_bpb:
         return None
+    gains_bpb = {own["hardware_class"]: own["gain_bpb"] for own in decision.get("class_gains", ())}
     return KnownLoss(
-        patch.patch_id, patch.author_id, patch.candidate_sha256, patch.base_sha256, effect_bpb, frozenset(seen)
-    )
+        patch.patch_id, patch.author_id, patch.candidate_sha256, patch.base_sha256, effect_bpb,
+        frozenset(seen), spared_classes(gains_bpb, effect_bpb),
+    )  # fmt: skip

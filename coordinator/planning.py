@@ -314,9 +314,9 @@ class Planner:
         share = self._policy.known_answer_share
         if draw >= share:
             return None
-        known = self._known.get(instead_of.base_sha256, ())
+        known = self._losses_for(asker, instead_of.base_sha256)
         new = [own for own in known if asker.identity != own.author_id]
-        if any(asker.identity in own.seen for own in known):
+        if any(asker.identity in own.seen for own in self._known.get(instead_of.base_sha256, ())):
             new = []  # two answers against the same baselines would be one mistake counted twice
         if new:
             return Choice(Kind.KNOWN_ANSWER, known=new[int(draw / share * len(new))])
@@ -324,6 +324,10 @@ class Planner:
             return None
         suspect = self._suspect(asker, instead_of.base_sha256)
         return None if suspect is None else _run(suspect)
+
+    def _losses_for(self, asker: Asker, base: str) -> list[KnownLoss]:
+        """Those that are not known to spare such hardware."""
+        return [own for own in self._known.get(base, ()) if asker.machine.hardware_class not in own.spared]
 
     def _suspect(self, asker: Asker, base: str) -> PatchFacts | None:
         """The parked patch on this base that looks worst, if this identity can confirm it."""
@@ -342,7 +346,7 @@ class Planner:
         if now_ms - machine.last_trial_at_ms < self._policy.quarantined_every_ms:
             return _nothing(Why.QUARANTINED)
         for base in machine.bases:
-            losses = self._known.get(base, ()) if asker.baselines(base) is Baselines.THERE else ()
+            losses = self._losses_for(asker, base) if asker.baselines(base) is Baselines.THERE else ()
             new = [loss for loss in losses if asker.identity not in (*loss.seen, loss.author_id)]
             if new:
                 return Choice(Kind.KNOWN_ANSWER, known=new[0])

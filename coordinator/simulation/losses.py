@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from autoresearch.judging.verdict import weigh
-from coordinator.facts import KnownLoss
+from coordinator.facts import KnownLoss, spared_classes
 from coordinator.simulation.state import Course, Tested
 from coordinator.simulation.world import Effect
 
@@ -21,10 +21,14 @@ class Losses:
 
     def learn(self, own: Tested) -> None:
         """A rejected patch tells later who runs what it is sent, if it loses enough; as `gathering.known_loss` does."""
-        interval = weigh(own.case).interval
-        effect_bpb = -interval[1] if interval else 0.0
+        decision = weigh(own.case)
+        effect_bpb = -decision.interval[1] if decision.interval else 0.0
         if effect_bpb >= self._course.policy.known_answer_deltas * own.case.rule.delta_bpb:
-            loss = KnownLoss(own.patch_id, own.author, own.patch_id, own.base.name, effect_bpb, frozenset(own.runs))
+            gains_bpb = {gain.hardware_class: gain.gain_bpb for gain in decision.class_gains}
+            loss = KnownLoss(
+                own.patch_id, own.author, own.patch_id, own.base.name, effect_bpb,
+                frozenset(own.runs), spared_classes(gains_bpb, effect_bpb),
+            )  # fmt: skip
             self._known[own.patch_id] = (loss, own.effect)
 
     def take(self, patch_id: str, identity: str) -> tuple[KnownLoss, Effect]:

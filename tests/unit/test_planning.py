@@ -656,6 +656,8 @@ def test_now_and_then_a_known_answer_takes_a_candidates_place() -> None:
     assert chosen(planner, "eve's", due) == "base b1"  # it has no baseline to compare with
     planner.set_known_losses([replace(LOSS, seen=frozenset({"bea"}))])
     assert chosen(planner, "bea's", due) == "p"
+    planner.set_known_losses([replace(LOSS, spared=frozenset({"H100"}))])
+    assert chosen(planner, "bea's", due) == "p"  # on her card it may help
     planner.drop_patch("p")
     assert chosen(planner, "eve's", due) == "base b1"
     planner.set_known_losses([LOSS])

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from autoresearch.judging.model import Patch
+from coordinator.gathering import patch_facts
 from coordinator.lineage import Lineage
 from coordinator.refusals import AlreadyExistsError
 from coordinator.sealed_git import LineageUnusableError
-from tests.integration.desk import Desk, Juror, edit, opened
+from tests.integration.desk import RULE, Desk, Juror, edit, opened
 from tests.integration.test_coordinator_trust import git, of_kind, replayed
 
 
@@ -61,6 +62,34 @@ async def win(desk: Desk, patch: Patch, jurors: list[Juror]) -> Patch:
         await desk.trial(juror, patch, 0.98)
     await desk.follow()
     return await desk.patch(patch)
+
+
+async def test_a_winner_that_may_harm_the_mean_over_classes_waits_for_them(desk: Desk) -> None:
+    """Two classes gain, and two were unlucky."""
+    author = await desk.juror("author")
+    patch = await desk.submit(author, edit(A0=1))
+    base = (await desk.records.best()).source_sha256
+
+    async def ran(value: float, *devices: str) -> None:
+        for device in devices:
+            juror = await desk.juror(f"owner of a {device}", device)
+            await desk.baseline(juror, base, 1.0)
+            await desk.trial(juror, patch, value)
+        await desk.follow()
+
+    await ran(1.002, "RTX 4090", "RTX 3060")
+    await ran(0.98, "H100", "A100", "H100", "A100")
+    waiting = await desk.patch(patch)
+    assert waiting.verdict == "open"
+    assert waiting.decision is not None
+    assert waiting.decision["log_odds"] > waiting.decision["upper"]
+    assert waiting.decision["harm"] > RULE.harm_alpha
+    assert "likely to lose on the mean over kinds of hardware: needs another" in waiting.decision["sentence"]
+    facts = patch_facts(waiting, await desk.records.candidate_trials(patch.patch_id), ())
+    assert {name for name in facts.classes if "RTX" in name} < facts.doubtful
+    await ran(0.994, "RTX 4090", "RTX 3060")
+    assert (await desk.patch(patch)).promoted_generation == 1
+    await replayed(desk)
 
 
 async def test_a_conflict_goes_back_to_its_author_who_continues_on_the_new_best(desk: Desk) -> None:

@@ -124,6 +124,18 @@ class TestTheVerdict:
         assert ended.sentence.startswith("inconclusive: ahead, but ")
         assert f"when its {DEFAULT.max_trials_ahead} trials were spent" in ended.sentence
 
+    def test_it_ends_where_there_are_three_identities(self) -> None:
+        """Of one identity at most a third of the trials counts, also of twice as many."""
+        names = (("ann", "H100", 0.004), ("bob", "A100", 0.004), ("cem", "3060", -0.0015))
+
+        def after(trials: int) -> Decision:
+            rows = [Row(who, "m", name, (1.0 - gain,) * (trials // 3), (1.0,) * 4) for who, name, gain in names]
+            return decide(rows, SIGMA, dataclasses.replace(DEFAULT, cap=20.0 - 1e-9, harm_alpha=1e-6))
+
+        before = after(DEFAULT.max_trials_ahead - 3)
+        assert (before.verdict, before.harm is not None) == (Verdict.OPEN, True)
+        assert after(DEFAULT.max_trials_ahead).verdict in {Verdict.INCONCLUSIVE, Verdict.PROMOTED}
+
     def test_nobody_ends_a_good_patch_by_a_class_that_only_they_have(self) -> None:
         small = dataclasses.replace(DEFAULT, max_trials=6)
         fleet = [*many("H100", 0.0022, 4), *many("A100", 0.0022, 4), *many("4090", 0.0022, 4)]

@@ -26,6 +26,7 @@ class Counts(NamedTuple):
     bad: int  # classes
     doubtful: int  # classes
     trials: int  # that count towards the limit
+    trials_ahead: int  # that count towards twice the limit: of one identity twice as many
     harm: Harm = NO_HARM  # looked at where the votes are enough
 
     def enough(self, rule: Rule) -> bool:
@@ -56,7 +57,7 @@ class Case:
         self._crashers: dict[str, set[str]] = {}  # class -> identities on whose machine it only crashed
         self._tallies: dict[str, ClassTally] = {}
         self._gains: dict[str, ClassGain] = {}
-        self._finishers = self._crashed = self._disqualified = self._trials = self._counted = 0
+        self._finishers = self._crashed = self._disqualified = self._trials = self._counted = self._counted_ahead = 0
 
     # --- what changes ---
 
@@ -135,6 +136,7 @@ class Case:
             self._disqualified += sign
         self._trials += sign * trials
         self._counted += sign * min(most, trials)
+        self._counted_ahead += sign * min(2 * most, trials)
 
     # --- what it amounts to ---
 
@@ -203,7 +205,8 @@ class Case:
             bad += tally.bad(self.rule)
             doubtful += tally.doubtful(self.rule)
         counts = Counts(
-            self.log_odds, self._finishers, self._crashed, self._disqualified, finished, bad, doubtful, self._counted
+            self.log_odds, self._finishers, self._crashed, self._disqualified, finished, bad, doubtful, self._counted,
+            self._counted_ahead,
         )  # fmt: skip
         if not counts.enough(self.rule) or not self._asks_for_harm:
             return counts
@@ -226,7 +229,7 @@ class Case:
 
     @property
     def _late(self) -> bool:
-        return self._counted >= self.rule.max_trials_ahead
+        return self._counted_ahead >= self.rule.max_trials_ahead
 
     def _measured(self) -> dict[str, dict[str, Moments]]:
         """By class and identity."""

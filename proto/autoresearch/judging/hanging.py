@@ -44,7 +44,7 @@ class _Asked:
         decisive = counts.finishers <= max(1, rule.min_identities) or (
             spent and counts.trials - limit < rule.max_trials
         )
-        if decisive or counts.trials >= rule.max_trials_ahead:
+        if decisive or counts.trials_ahead >= rule.max_trials_ahead:
             return self._witnesses
         most = rule.guard_doubt + math.log(rule.eps)  # a vote against "worse" may go with the identity
         calm = {name for name, tally in self._classes.items() if tally.finishers > 1 and tally.guard < most}
@@ -94,6 +94,7 @@ class _Asked:
             bad=counts.bad + bad,
             doubtful=counts.doubtful + doubtful,
             trials=counts.trials - min(witness.trials, rule.max_trials_per_identity),
+            trials_ahead=counts.trials_ahead - min(witness.trials, 2 * rule.max_trials_per_identity),
             harm=self._harms.get(witness.identity, counts.harm),
         )
 

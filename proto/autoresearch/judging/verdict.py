@@ -194,7 +194,7 @@ def _judge(counts: Counts, rule: Rule) -> Verdict:
     if counts.enough(rule):
         if not counts.harm.likely:
             return Verdict.PROMOTED if spent or not (counts.doubtful or counts.disqualifiers) else Verdict.OPEN
-        if counts.trials < rule.max_trials_ahead:
+        if counts.trials_ahead < rule.max_trials_ahead:
             return Verdict.OPEN
         return Verdict.PROMOTED if counts.harm.one_word else Verdict.INCONCLUSIVE
     if counts.log_odds < rule.park:

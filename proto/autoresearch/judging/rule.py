@@ -161,7 +161,6 @@ FAST = Rule(alpha=0.1)  # a trusted or young swarm: more, smaller, less certain 
 PATIENT = Rule(park=-1.5, max_trials=40)  # patches are scarcer than GPU time: look twice before parking
 STRICT = Rule(alpha=0.001, min_identities=4)  # at most 1 in 1000 useless patches, and three liars are not enough
 SOLO = Rule(min_identities=1, min_classes=1, cap=1e6)  # one trusted volunteer; no protection against lies
-ALIKE = Rule(harm_alpha=1.0)  # what helps one hardware class helps the others: no promotion waits for their mean
 PRESETS: Mapping[str, Rule] = MappingProxyType(
-    {"default": DEFAULT, "fast": FAST, "patient": PATIENT, "strict": STRICT, "alike": ALIKE, "solo": SOLO}
+    {"default": DEFAULT, "fast": FAST, "patient": PATIENT, "strict": STRICT, "solo": SOLO}
 )

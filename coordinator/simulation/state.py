@@ -25,7 +25,6 @@ class Course:
     policy: Policy = DEFAULT_POLICY
     watch: bool = True  # whom to believe
     audits: bool = True
-    rest_trials: int | None = None  # that the base of new patches rests for; None: as in a real swarm
 
 
 @dataclass(slots=True)

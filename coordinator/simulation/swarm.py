@@ -392,8 +392,6 @@ class Swarm:
 
     def _rest(self) -> int:
         """Trials of the whole swarm."""
-        if self._course.rest_trials is not None:
-            return self._course.rest_trials
         machines = self.campaign.world.at_once
         return 0 if machines <= FEW_MACHINES else REST_TRIALS * machines
 

@@ -121,6 +121,7 @@ class TestTheVerdict:
         assert max(trials) == DEFAULT.max_trials_ahead - 1
         ended = next(own for own in decisions if own.verdict is Verdict.INCONCLUSIVE)
         assert ended.trials == DEFAULT.max_trials_ahead
+        assert len(ended.hangs_on) == ended.identities  # without any of them a trial would be left
         assert ended.sentence.startswith("inconclusive: ahead, but ")
         assert f"when its {DEFAULT.max_trials_ahead} trials were spent" in ended.sentence
 

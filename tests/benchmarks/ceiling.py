@@ -262,8 +262,8 @@ def main(*, quick: bool, choose_cards: bool, as_json: bool) -> None:
         for price in PRICES[1:2] if quick else PRICES:
             rows.append({"tester": name, **campaign(price, tester, stages=stages)})
             click.echo(_line(rows[-1]))
-            if choose_cards and price == PRICES[1]:
-                own = campaign(price, tester, stages=stages, rounds=3 if quick else ROUNDS)
+            if choose_cards and price == PRICES[1] and not (quick and tester.spent):
+                own = campaign(price, tester, stages=stages, rounds=1 if quick else ROUNDS)
                 rows.append({"tester": f"{name}, chooses cards", **own})
                 click.echo(_line(rows[-1]))
     if as_json:

@@ -51,6 +51,8 @@ NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 STAGES = (0.0, 20.0, 40.0, 60.0, 80.0, 100.0, 115.0)  # gain so far
 MARKS = (2_000, 10_000)  # trials
 MOVED = 0.75  # of promotions: of four patches that win on one base three are moved
+KEPT = 1.0 - MOVED * (MERGE_CONFLICTS + MERGE_WEAKENS * (1.0 - MERGE_KEEPS))  # of what is promoted
+OF_KIND = dict(zip(KINDS, MIX, strict=True))  # shares of fresh patches
 TODAY_SPENT = 0.10  # of trials: baselines, known answers (decisions.md)
 OTHERS = 24  # candidates of its own that say where a machine's level is, half way through a base's rest
 PRICES = (4.0, 8.0, 16.0)  # of a useless promotion, in mbpb of the first day: they shrink as gains do
@@ -72,10 +74,9 @@ def patches(gain: float) -> Patches:
     losses = [min(HARM_MOST_BPB, HARM_MEDIAN_BPB * math.exp(NormalDist().inv_cdf(place))) for place in places]
     small = np.interp((np.arange(5) + 0.5) / 5, (0, 1), SMALL_BPB) * left
     large = np.interp((np.arange(10) + 0.5) / 10, (0, 1), LARGE_BPB) * left
-    share = dict(zip(KINDS, MIX, strict=True))
     effects = np.concatenate([-np.array(losses), [0.0], small, large]) * MBPB
     kinds = (("harm", 12), ("null", 1), ("small", 5), ("large", 10))
-    shares = np.concatenate([np.full(count, share[kind] / count) for kind, count in kinds])
+    shares = np.concatenate([np.full(count, OF_KIND[kind] / count) for kind, count in kinds])
     return Patches(effects, shares / shares.sum())
 
 
@@ -120,15 +121,13 @@ class Found(NamedTuple):
 def solve(gain: float, price: float, tester: Tester, rate: float, cards: Floats | None = None) -> Found:
     """The best that can be done at this stage. `rate`: a first guess of the gain per trial; `cards`: what a trial on
     each card costs beside that; None: cards come as there are."""
-    kept = 1.0 - MOVED * (MERGE_CONFLICTS + MERGE_WEAKENS * (1.0 - MERGE_KEEPS))
     known, steps = patches(gain), tester.steps()
     wait = np.zeros(len(CARDS)) if cards is None else cards
     found = Found(0.0, rate, 0.0, 0.0, SHARES)
     for _ in range(tester.iterations):
-        tables = _backwards(known, price, kept, steps, tester.most, wait + found.worth, chosen=cards is not None)
+        tables = _backwards(known, price, steps, tester.most, wait + found.worth, chosen=cards is not None)
         firsts = np.array([_first(known, tables, step) for step in steps])
-        crash = dict(zip(KINDS, MIX, strict=True))["crash"]
-        firsts *= 1.0 - crash
+        firsts *= 1.0 - OF_KIND["crash"]
         firsts[:, VALUE] -= wait + found.worth
         firsts[:, TRIALS] += 1.0
         firsts[np.arange(len(CARDS)), BY_CARD + np.arange(len(CARDS))] += 1.0
@@ -141,15 +140,13 @@ def solve(gain: float, price: float, tester: Tester, rate: float, cards: Floats 
     return found
 
 
-def _backwards(
-    known: Patches, price: float, kept: float, steps: list[int], most: int, cost: Floats, *, chosen: bool
-) -> Floats:
+def _backwards(known: Patches, price: float, steps: list[int], most: int, cost: Floats, *, chosen: bool) -> Floats:
     """Values and what follows from them, [information][figure][mean so far]: from the most information down."""
     beyond = max(steps)
     tables = np.zeros((most + beyond + 1, BY_CARD + len(CARDS), len(MEANS)))
     for step in range(most + beyond, 0, -1):
         chances = _posterior(known, step * STEP)
-        gain = kept * (known.effects @ chances)
+        gain = KEPT * (known.effects @ chances)
         useless = chances[known.effects <= 0.0].sum(axis=0)
         now = np.zeros((BY_CARD + len(CARDS), len(MEANS)))
         now[[VALUE, GAIN, USELESS, PROMOTED]] = gain - price * useless, gain, useless, np.ones(len(MEANS))

@@ -6,11 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.simulation.world import KINDS, MIX
 from tests.benchmarks import ceiling
 
 ONE_TRIAL = ceiling.Tester(most=1)
-KEPT = 1.0 - ceiling.MOVED * (ceiling.MERGE_CONFLICTS + ceiling.MERGE_WEAKENS * (1.0 - ceiling.MERGE_KEEPS))
 
 
 @pytest.mark.parametrize(("gain", "price"), [(0.0, 0.0), (0.0, 4.0), (30.0, 2.0)])
@@ -24,12 +22,12 @@ def test_one_trial_a_patch_gains_what_a_count_of_drawn_patches_does(gain: float,
     logs = np.log(known.shares)[:, None] - 0.5 * steps * (scores - known.effects[:, None]) ** 2
     chances = np.exp(logs - logs.max(axis=0))
     chances /= chances.sum(axis=0)
-    promoted = KEPT * (known.effects @ chances) > price * chances[known.effects <= 0.0].sum(axis=0)
-    runs = 1.0 - dict(zip(KINDS, MIX, strict=True))["crash"]
+    promoted = ceiling.KEPT * (known.effects @ chances) > price * chances[known.effects <= 0.0].sum(axis=0)
+    runs = 1.0 - ceiling.OF_KIND["crash"]
     found = ceiling.solve(gain, price, ONE_TRIAL, 0.0)
     useless = promoted & (effects <= 0.0)
     assert found.worth == pytest.approx(
-        runs * float(KEPT * (effects * promoted).mean() - price * useless.mean()), rel=0.03
+        runs * float(ceiling.KEPT * (effects * promoted).mean() - price * useless.mean()), rel=0.03
     )
     assert found.promoted == pytest.approx(runs * float(promoted.mean()), rel=0.08)
     assert found.useless == pytest.approx(float(useless.sum() / promoted.sum()), abs=0.03)

@@ -52,9 +52,9 @@ def test_levels_that_are_not_known_cost_something() -> None:
 
 
 def test_choosing_cards_is_worth_something_and_bounded_by_the_quietest_alone() -> None:
-    tester = replace(ONE_TRIAL, most=40)
+    tester = replace(ONE_TRIAL, most=24)
     in_turn = ceiling.solve(40.0, 1.0, tester, 0.05)
-    chosen = ceiling.choosing(40.0, 1.0, tester, in_turn.worth, rounds=4)
+    chosen = ceiling.choosing(40.0, 1.0, tester, in_turn.worth, rounds=10)
     free = ceiling.solve(40.0, 1.0, tester, in_turn.worth, np.zeros(len(ceiling.SHARES)))
     assert in_turn.worth < chosen.worth < free.worth
 
